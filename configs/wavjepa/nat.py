@@ -1,0 +1,22 @@
+"""WavJEPA-Nat base: two ears, a stem for each, 400 tokens a crop.
+
+    neurofm prepare audio SRC --channels all --out DIR
+    neurofm pretrain wavjepa/nat --workdir RUN data.path=DIR
+
+The released recipe: 16 clips x 8 crops on each of 2 GPUs over simulated binaural
+scenes. Its masks hide the ears at different times (`task.channel_mask=
+interleaved_legacy`); the default here hides both at the same times, as intended.
+"""
+
+from neurofm.config import Experiment, Train
+from neurofm.models.wavjepa import WavJEPA
+from neurofm.optim import Optim
+
+
+def config() -> Experiment:
+    return Experiment(
+        task=WavJEPA(n_chans=2),
+        optim=Optim(lr=4e-4, weight_decay=0.04, clip_norm=5.0),
+        train=Train(steps=375_000, batch_size=256, checkpoint_every=5_000),
+        seed=42,
+    )

@@ -1,0 +1,1 @@
+"""Readers of recordings, and their preparation into record stores."""

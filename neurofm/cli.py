@@ -1,0 +1,267 @@
+"""The command line: each command parses, calls one function and shows its result.
+
+Exit codes: 0 done, 1 a user's error (one sentence), 42 saved and preempted, 130 Ctrl-C
+(a run is saved), 70 a fault worth a report or a retry.
+"""
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neurofm import __version__
+from neurofm.errors import NeuroFMError
+
+DONE, USER_ERROR, PREEMPTED, FAULT, INTERRUPTED = 0, 1, 42, 70, 130
+
+Result = tuple[dict[str, Any], str]  # the JSON object, and the words for a person
+
+
+class Group(click.Group):
+    """A click group whose usage errors exit 1, as all errors of a user do."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(USER_ERROR)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Train, fine-tune and use foundation models of brain and sound signals."""
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Register a command with `--json` and `--debug`, and map what it raises."""
+
+    def register(function: Callable[..., Any]) -> click.Command:
+        @cli.command(name, help=function.__doc__)
+        @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+        @click.option("--debug", is_flag=True, help="Show tracebacks.")
+        @functools.wraps(function)
+        def run(as_json: bool, debug: bool, **arguments: Any) -> None:
+            logging.basicConfig(
+                level=logging.DEBUG if debug else logging.INFO,
+                format="%(message)s",
+                stream=sys.stderr,
+                force=True,
+            )
+            logging.getLogger("absl").setLevel(logging.WARNING)
+            logging.getLogger("jax").setLevel(logging.WARNING)
+            try:
+                result, words, *code = function(**arguments)
+            except NeuroFMError as error:
+                if debug:
+                    raise
+                if as_json:
+                    click.echo(json.dumps({"error": str(error)}))
+                click.echo(f"error: {error}", err=True)
+                sys.exit(USER_ERROR)
+            except KeyboardInterrupt:
+                click.echo("interrupted; the same command goes on from here", err=True)
+                sys.exit(INTERRUPTED)
+            except Exception:
+                logging.exception("neurofm met a fault of its own:")
+                sys.exit(FAULT)
+            click.echo(json.dumps(result) if as_json else words)
+            sys.exit(code[0] if code else DONE)
+
+        return run
+
+    return register
+
+
+def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The MODEL argument: a run's workdir, a checkpoint step or a model folder."""
+    return click.argument("model", type=click.Path(path_type=Path))(function)
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Two aligned columns."""
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def counter(what: str) -> Callable[..., None]:
+    """Progress on stderr, one line rewritten on a terminal, silent elsewhere."""
+
+    def show(done: int, total: int, *_: Any) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            click.echo(f"\r{what}: {done} of {total}{end}", nl=False, err=True)
+
+    return show
+
+
+# ---- what is there, and making it ready ----------------------------------------------
+
+
+@command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+def check_command(path: Path):
+    """Say what a folder, file, dataset or model is, what is wrong, and what is next."""
+    import io
+
+    from rich.console import Console
+
+    from neurofm.check import check
+    from neurofm.findings import render
+
+    findings = check(path)
+    page = io.StringIO()
+    render(findings, Console(file=page, width=100))
+    return findings.to_json(), page.getvalue().rstrip()
+
+
+@command("prepare")
+@click.argument("kind", type=click.Choice(["audio"]))
+@click.argument("src", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--sfreq", type=float, default=16_000, show_default=True)
+@click.option(
+    "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
+)
+@click.option("--labels", type=click.Path(path_type=Path), help="TSV, column `file`.")
+@click.option("--pattern", help="Regular expression with named groups.")
+@click.option("--subdirs", help="Names for the sub-folders, as columns.")
+@click.option("--licence", default="", help="Terms of the recordings.")
+@click.option("--workers", type=int, help="Processes; default as many as help.")
+def prepare_command(kind: str, **arguments: Any):
+    """Turn recordings into record shards; interrupted, it goes on."""
+    from data_pipelines.audio import prepare
+
+    del kind
+    src = arguments.pop("src")
+    summary = prepare(src, progress=counter("prepared"), **arguments)
+    shown = {
+        "status": summary.status,
+        "recordings": f"{summary.n_items} of {summary.n_files} files",
+        "hours": f"{summary.hours:.2f}",
+        "intervals": summary.n_events,
+        "dataset": summary.out,
+        **{f"skipped {file}": reason for file, reason in summary.skipped[:20]},
+        **{f"note on {file}": note for file, note in summary.notes[:20]},
+        "next": f"neurofm pretrain wavjepa/tiny --workdir RUN data.path={summary.out}",
+    }
+    return summary.to_json(), table(shown)
+
+
+# ---- training ------------------------------------------------------------------------
+
+
+@command("pretrain")
+@click.argument("config")
+@click.option("--workdir", type=click.Path(path_type=Path), required=True)
+@click.option("--devices", type=int, help="Simulate N devices on the CPU.")
+@click.option("--coordinator", help="HOST:PORT of process 0.")
+@click.option("--num-processes", type=int)
+@click.option("--process-id", type=int)
+@click.argument("overrides", nargs=-1)
+def pretrain_command(
+    config: str,
+    workdir: Path,
+    devices: int | None,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    overrides: tuple[str, ...],
+):
+    """Train CONFIG (a file, or a name such as wavjepa/base) in a workdir.
+
+    OVERRIDES are settings such as train.steps=1000. The same command goes on where a
+    run stopped.
+    """
+    from neurofm.parallel import distributed
+
+    distributed.initialise(coordinator, num_processes, process_id, devices)
+    from neurofm import config as configs
+    from neurofm.metrics import Progress
+    from neurofm.train import pretrain
+
+    exp = configs.load(config, overrides)
+    with Progress(exp.train.steps) as progress:
+        outcome = pretrain(exp, workdir, progress.show)
+    code = {"preempted": PREEMPTED, "interrupted": INTERRUPTED, "collapsed": USER_ERROR}
+    result = {
+        "step": outcome.step,
+        "status": outcome.status,
+        "workdir": str(workdir),
+        "metrics": outcome.row,
+    }
+    return result, outcome.sentence, code.get(outcome.status, DONE)
+
+
+# ---- using a model -------------------------------------------------------------------
+
+
+@command("embed")
+@model_argument
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--layers", default="last", show_default=True, help="6,12 or all.")
+@click.option("--pool", type=click.Choice(["mean", "none"]), default="none")
+@click.option("--events", is_flag=True, help="One row an interval event.")
+@click.option(
+    "--format", type=click.Choice(["safetensors", "npz", "hdf5"]), default="safetensors"
+)
+@click.option("--window", "window_s", type=float, help="Seconds; default the model's.")
+@click.option("--overlap", "overlap_s", type=float, default=0.0, help="Seconds.")
+@click.option("--times", type=click.Choice(["centers", "released"]), default="centers")
+@click.option("--batch-size", type=int, default=16, show_default=True)
+def embed_command(model: Path, inputs: tuple[Path, ...], layers: str, **arguments: Any):
+    """Embed files, folders or datasets; interrupted, it goes on."""
+    from neurofm.embed import embed
+    from neurofm.model import load
+
+    names = layers if layers == "all" else layers.split(",")
+    result = embed(
+        load(model), inputs, layers=names, progress=counter("embedded"), **arguments
+    )
+    return result, table({k: v for k, v in result.items() if v not in ([], {})})
+
+
+@command("import")
+@click.argument("system")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--config", type=click.Path(path_type=Path), help="The hub's config.")
+def import_command(system: str, weights: Path, out: Path, config: Path | None):
+    """Turn official weights into a neurofm model, strictly, with a report."""
+    from dataclasses import asdict
+
+    from neurofm.importing import import_model
+
+    report = import_model(system, weights, out, config)
+    shown = {
+        "tensors matched": len(report.matched),
+        **{f"ignored {name}": why for name, why in report.ignored.items()},
+        "parameters": f"{report.n_params:,}",
+        "params_sha256": report.params_sha256,
+        "model": out,
+        "next": f"neurofm embed {out} INPUT --out DIR",
+    }
+    return {**asdict(report), "out": str(out)}, table(shown)
+
+
+@command("export")
+@model_argument
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def export_command(model: Path, out: Path):
+    """Write config.json, model.safetensors and a card; load(OUT) gives the same."""
+    from neurofm import leaves
+    from neurofm.model import load, save
+
+    loaded = load(model)
+    save(out, loaded.task, loaded.variables, loaded.meta)
+    digest = leaves.params_sha256(loaded.variables["params"])
+    return {"out": str(out), "params_sha256": digest}, f"exported to {out}"

@@ -1,0 +1,181 @@
+"""Where the time of a run goes, and how fast it is, over all of its restarts.
+
+Every moment belongs to one bucket, so that the buckets add up to the hours of the run:
+
+    start       until the first step of a process has been compiled and handed over
+    train       steps
+    wait        steps that could not begin for want of data
+    eval, checkpoint
+
+The device runs behind the host, which waits for it where metrics are read; rates are
+therefore taken from one logged row to the next and not around a single step.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Bucket = Literal["start", "train", "wait", "eval", "checkpoint"]
+BUCKETS: tuple[Bucket, ...] = ("start", "train", "wait", "eval", "checkpoint")
+
+# Peak dense bfloat16 FLOP/s of a device by its `device_kind`, from the makers' data
+# sheets (a device is a chip, but half a chip on TPU v2 and v3, which are left out).
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+@dataclass
+class Tally:
+    """Seconds by bucket, steps, items the model saw, and seconds of signal in them."""
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(BUCKETS, 0.0)
+    )
+    steps: int = 0
+    items: int = 0
+    signal_s: float = 0.0
+
+    def copy(self) -> "Tally":
+        """The tally as it is now."""
+        return Tally(dict(self.seconds), self.steps, self.items, self.signal_s)
+
+    def since(self, before: "Tally") -> "Tally":
+        """What came on top of an earlier copy."""
+        seconds = {b: s - before.seconds[b] for b, s in self.seconds.items()}
+        return Tally(
+            seconds,
+            self.steps - before.steps,
+            self.items - before.items,
+            self.signal_s - before.signal_s,
+        )
+
+
+class Clock:
+    """Measures a run; `to_json` goes into its checkpoints and `from_json` goes on."""
+
+    def __init__(
+        self, total: Tally | None = None, now: Callable[[], float] = time.perf_counter
+    ):
+        self.total = total or Tally()
+        self._now = now
+        self._mark = now()
+        self._bucket: Bucket = "start"
+        self._begun: Tally | None = None  # at the end of this process's first step
+        self._row: Tally | None = None  # at the last row
+
+    def _lap(self) -> None:
+        now = self._now()
+        self.total.seconds[self._bucket] += now - self._mark
+        self._mark = now
+
+    @contextmanager
+    def bucket(self, name: Literal["eval", "checkpoint"]) -> Iterator[None]:
+        """Count the time inside as `name`."""
+        self._lap()
+        outside, self._bucket = self._bucket, name
+        try:
+            yield
+        finally:
+            self._lap()
+            self._bucket = outside
+
+    @contextmanager
+    def step(self, wait_s: float, items: int, item_s: float) -> Iterator[None]:
+        """Around the call of one step.
+
+        Args:
+          wait_s: seconds the host waited for this step's data, just before.
+          items: items in the step, over all devices.
+          item_s: seconds of signal in one item.
+        """
+        self._lap()
+        if self._begun is not None:
+            waited = min(wait_s, self.total.seconds["train"])
+            self.total.seconds["train"] -= waited
+            self.total.seconds["wait"] += waited
+        yield
+        self._lap()
+        self.total.steps += 1
+        self.total.items += items
+        self.total.signal_s += items * item_s
+        if self._begun is None:  # this step was compiled: no rate can be told from it
+            self._bucket = "train"
+            self._begun = self._row = self.total.copy()
+
+    def row(self, flops: float, n_devices: int) -> dict[str, float]:
+        """Rates since the last row, and the run so far; call it when metrics are read.
+
+        Args:
+          flops: floating-point operations of one step, over all devices.
+          n_devices: devices that share them.
+
+        Returns:
+          time/hours (of the run), time/goodput (share of them spent in steps),
+          data/hours (of signal seen); and, once a step was not the process's first,
+          time/step_s (waiting included), time/data_wait (share of it spent waiting),
+          time/pace_s (with evaluation and checkpoints, since the process began),
+          throughput/examples_per_s, throughput/hours_per_s (of signal),
+          throughput/flops_per_s (of all devices) and, where the peak of the device is
+          known, throughput/mfu.
+        """
+        self._lap()
+        elapsed = sum(self.total.seconds.values())
+        row = {
+            "time/hours": elapsed / 3600,
+            "time/goodput": self.total.seconds["train"] / max(elapsed, 1e-9),
+            "data/hours": self.total.signal_s / 3600,
+        }
+        if (
+            self._begun is None
+            or self._row is None
+            or self.total.steps == (self._row.steps)
+        ):
+            return row
+        lately, session = self.total.since(self._row), self.total.since(self._begun)
+        self._row = self.total.copy()
+        spent = max(lately.seconds["train"] + lately.seconds["wait"], 1e-9)
+        row |= {
+            "time/step_s": spent / lately.steps,
+            "time/data_wait": lately.seconds["wait"] / spent,
+            "time/pace_s": sum(session.seconds.values()) / session.steps,
+            "throughput/examples_per_s": lately.items / spent,
+            "throughput/hours_per_s": lately.signal_s / 3600 / spent,
+            "throughput/flops_per_s": flops * lately.steps / spent,
+        }
+        import jax  # the report reads durations without it
+
+        if peak := PEAK_FLOPS.get(jax.devices()[0].device_kind):
+            row["throughput/mfu"] = row["throughput/flops_per_s"] / (peak * n_devices)
+        return row
+
+    def to_json(self) -> dict[str, Any]:
+        """The tally so far, as plain values."""
+        self._lap()
+        return vars(self.total.copy())
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> "Clock":
+        """A clock that goes on from a tally; the time between is not counted."""
+        return cls(Tally(**obj))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, e.g. `45 s`, `12 min`, `3 h 05 min`, `2 d 04 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"

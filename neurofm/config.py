@@ -1,0 +1,387 @@
+"""The experiment as a tree of frozen dataclasses: overrides, JSON, differences.
+
+A config is a Python file with `config() -> Experiment`. Overrides are dotted
+(`task.depth=24`), values are JSON or plain words and are checked against the field's
+type. The resolved tree round-trips through JSON, where a task has its registry name.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import pydantic
+
+from neurofm import registry
+from neurofm.errors import NeuroFMError
+from neurofm.optim import Optim
+from neurofm.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which records are trained on, and how crops are cut from them.
+
+    Attributes:
+      path: dataset folder, or several to mix.
+      weights: shares of a mixture, one a path; equal where empty.
+      transductive: train on the test split too; every score then says so.
+      hold_out: `column=value` rules; items that match are never trained on.
+      crops_per_clip: consecutive crops cut from one clip.
+      short: clips shorter than a crop are padded `once`, or to 10 s as `released`.
+      min_active: least share of a crop that must hold sound; silent crops are redrawn.
+      workers: reader threads.
+    """
+
+    path: str | tuple[str, ...] = ""
+    weights: tuple[float, ...] = ()
+    transductive: bool = False
+    hold_out: tuple[str, ...] = ()
+    crops_per_clip: int = 8
+    short: Literal["once", "released"] = "once"
+    min_active: float = 0.1
+    workers: int = 4
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All dataset folders."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Length and rhythm of a run.
+
+    Attributes:
+      steps: optimizer steps.
+      batch_size: items the model sees per step, over all devices.
+      accumulate: microbatches a step is split into.
+      log_every, checkpoint_every: in steps.
+      keep: checkpoints kept, newest first.
+      collapse_share: the run stops when the variance between items falls under this
+        share of its start; 0 never stops.
+    """
+
+    steps: int = 375_000
+    batch_size: int = 512
+    accumulate: int = 1
+    log_every: int = 50
+    checkpoint_every: int = 5_000
+    keep: int = 3
+    collapse_share: float = 0.01
+
+    def __post_init__(self):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+        ):
+            if getattr(self, name) < 1:
+                raise NeuroFMError(
+                    f"train.{name} is {getattr(self, name)}: give 1 or more"
+                )
+        if self.batch_size % self.accumulate:
+            raise NeuroFMError(
+                f"train.batch_size ({self.batch_size}) is not a multiple of "
+                f"train.accumulate ({self.accumulate})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Devices along each mesh axis; one of them may be -1, all that are left."""
+
+    replica: int = 1
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Where parameters come from: `path` names a MODEL, empty is from scratch."""
+
+    path: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Held-out loss with fixed crops and masks.
+
+    Attributes:
+      every: in steps; 0 is never.
+      crops: how many crops of the `valid` split, or fewer where it is smaller.
+    """
+
+    every: int = 5_000
+    crops: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything a run is made of."""
+
+    task: Task
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    mesh: Mesh = field(default_factory=Mesh)
+    init: Init = field(default_factory=Init)
+    eval: Eval = field(default_factory=Eval)
+    seed: int = 0
+
+    def __post_init__(self):
+        _check(self, "")
+
+    def resolved(self) -> "Experiment":
+        """With the fields filled in that follow from the length of the run."""
+        task: Any = self.task
+        if not any(f.name == "horizon" for f in dataclasses.fields(task)):
+            return self
+        task = dataclasses.replace(task, horizon=self.train.steps)
+        return dataclasses.replace(self, task=task)
+
+
+# Free to change when a run goes on; all other fields are what the run is.
+PLACEMENT = (
+    "mesh.",
+    "eval.",
+    "data.path",
+    "data.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+)
+
+
+def load(name: str, overrides: tuple[str, ...] = ()) -> Experiment:
+    """The experiment of a config file, a config name or a saved JSON, overridden."""
+    path = find(name)
+    if path.suffix == ".json":
+        try:
+            exp = from_json(json.loads(path.read_text()))
+        except json.JSONDecodeError as error:
+            raise NeuroFMError(f"{path} is not valid JSON ({error})") from error
+    else:
+        spec = importlib.util.spec_from_file_location("neurofm_config", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, "config"):
+            raise NeuroFMError(f"{path} has no function `config() -> Experiment`")
+        exp = module.config()
+    return override(exp, overrides).resolved()
+
+
+def config_dir() -> Path:
+    """Where the shipped configs lie: in the package, or beside it in a checkout."""
+    packaged = Path(__file__).parent / "_configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def shipped() -> list[str]:
+    """Names of the shipped configs, such as `wavjepa/base`."""
+    root = config_dir()
+    return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.py"))
+
+
+def find(name: str) -> Path:
+    """The file a CONFIG argument means."""
+    path = Path(name)
+    if path.suffix in (".py", ".json"):
+        if path.is_file():
+            return path
+        raise NeuroFMError(f"there is no config file {name}")
+    if (named := config_dir() / f"{name}.py").is_file():
+        return named
+    raise NeuroFMError(
+        f"there is no config {name!r}: {registry.suggest(name, shipped())}"
+    )
+
+
+# ---- overrides -----------------------------------------------------------------------
+
+
+def override(exp: Experiment, overrides: tuple[str, ...]) -> Experiment:
+    """Apply `a.b=value` settings in order."""
+    for setting in overrides:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise NeuroFMError(
+                f"{setting!r} is not a setting: write it as a.b=value, for example "
+                "train.steps=1000"
+            )
+        exp = _replaced(exp, key.split("."), value, key)
+    return exp
+
+
+def _replaced(node: Any, path: list[str], value: str, key: str) -> Any:
+    hints = typing.get_type_hints(type(node))
+    names = [f.name for f in dataclasses.fields(node)]
+    name, rest = path[0], path[1:]
+    if name not in names:
+        whole = key.split(".")
+        prefix = ".".join(whole[: len(whole) - len(path)])
+        known = [f"{prefix}.{n}".lstrip(".") for n in names]
+        wrong = ".".join(whole[: len(whole) - len(rest)])
+        raise NeuroFMError(
+            f"there is no setting {key!r}: {registry.suggest(wrong, known)}"
+        )
+    child = getattr(node, name)
+    if rest:
+        if not dataclasses.is_dataclass(child):
+            raise NeuroFMError(f"{key!r} goes too deep: {name} holds a plain value")
+        new = _replaced(child, rest, value, key)
+    elif dataclasses.is_dataclass(child):
+        new = _build(hints[name], _parse_object(value, key), key)
+    else:
+        new = _parse(hints[name], value, key)
+    return dataclasses.replace(node, **{name: new})
+
+
+def _parse_object(value: str, key: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        raise NeuroFMError(
+            f"{key} holds several settings: set one of them ({key}.name=value) or give "
+            f"a JSON object, not {value!r}"
+        ) from None
+
+
+def _parse(hint: Any, value: str, key: str) -> Any:
+    adapter = pydantic.TypeAdapter(hint)
+    try:
+        return adapter.validate_json(value, strict=True)
+    except pydantic.ValidationError:
+        pass
+    try:
+        return adapter.validate_python(value, strict=True)
+    except pydantic.ValidationError:
+        raise NeuroFMError(
+            f"{key}={value} does not fit: {_type_name(hint)} was expected"
+        ) from None
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if hint in _PLAIN else str(hint)
+
+
+_PLAIN = (int, float, str, bool)
+
+
+# ---- JSON ----------------------------------------------------------------------------
+
+
+def to_json(exp: Any) -> dict[str, Any]:
+    """A tree of plain values; a task or another config node becomes an object."""
+    out: dict[str, Any] = {}
+    if isinstance(getattr(type(exp), "name", None), str):
+        out["name"] = type(exp).name
+    for f in dataclasses.fields(exp):
+        value = getattr(exp, f.name)
+        out[f.name] = to_json(value) if dataclasses.is_dataclass(value) else value
+    return json.loads(json.dumps(out))
+
+
+def from_json(obj: dict[str, Any]) -> Experiment:
+    """The experiment saved by `to_json`; unknown keys are errors."""
+    return _build(Experiment, obj, "")
+
+
+def task_from_json(obj: dict[str, Any]) -> Task:
+    """A task saved by `to_json`."""
+    return _build(Task, obj, "task")
+
+
+def _build(hint: Any, obj: Any, key: str) -> Any:
+    where = key or "the experiment"
+    if not isinstance(obj, dict):
+        raise NeuroFMError(f"{where} is {obj!r}: an object of settings was expected")
+    obj = dict(obj)
+    if hint is Task:
+        if not isinstance(name := obj.pop("name", None), str):
+            raise NeuroFMError(f"{where} has no 'name': known are {registry.names()}")
+        cls: Any = registry.task_class(name)
+    elif typing.get_origin(hint) in (Union, types.UnionType):
+        by_kind = {c().kind: c for c in typing.get_args(hint)}
+        if (kind := obj.get("kind")) not in by_kind:
+            raise NeuroFMError(f"{where}.kind is {kind!r}: one of {sorted(by_kind)}")
+        cls = by_kind[kind]
+    else:
+        cls = hint
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    if unknown := [k for k in obj if k not in names]:
+        raise NeuroFMError(
+            f"there is no setting {f'{key}.{unknown[0]}'.lstrip('.')!r}: "
+            f"{registry.suggest(unknown[0], names)}"
+        )
+    values = {}
+    for name, value in obj.items():
+        path = f"{key}.{name}".lstrip(".")
+        if _is_node(hints[name]):
+            values[name] = _build(hints[name], value, path)
+        else:
+            values[name] = _parse(hints[name], json.dumps(value), path)
+    return cls(**values)
+
+
+def _is_node(hint: Any) -> bool:
+    if hint is Task or dataclasses.is_dataclass(hint):
+        return True
+    args = typing.get_args(hint)
+    return (
+        typing.get_origin(hint) in (Union, types.UnionType)
+        and bool(args)
+        and all(dataclasses.is_dataclass(a) for a in args)
+    )
+
+
+def _check(node: Any, key: str) -> None:
+    """Every value fits its annotation, all the way down."""
+    hints = typing.get_type_hints(type(node))
+    for f in dataclasses.fields(node):
+        value, path = getattr(node, f.name), f"{key}.{f.name}".lstrip(".")
+        if dataclasses.is_dataclass(value):
+            _check(value, path)
+            continue
+        try:
+            pydantic.TypeAdapter(hints[f.name]).validate_python(value, strict=True)
+        except pydantic.ValidationError:
+            raise NeuroFMError(
+                f"{path} is {value!r}: {_type_name(hints[f.name])} was expected"
+            ) from None
+
+
+# ---- differences ---------------------------------------------------------------------
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Identity fields that differ between two saved trees: (key, old, new)."""
+    a, b = _flat(old), _flat(new)
+    return [
+        (key, a.get(key), b.get(key))
+        for key in sorted({*a, *b})
+        if a.get(key) != b.get(key) and not key.startswith(PLACEMENT)
+    ]
+
+
+def _flat(obj: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in obj.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out

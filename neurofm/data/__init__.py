@@ -1,0 +1,1 @@
+"""Record stores and the batches made from them."""

@@ -1,0 +1,227 @@
+"""The record store: a folder of recordings that is read at any sample, in any order.
+
+    *.array_record    segments of about 256 KiB (`neurofm.data.segments`)
+    manifest.parquet  a row a segment: where it lies, and all of its recording's columns
+    events.parquet    interval events: item, onset, duration, trial_type, others
+    dataset.json      the contract, the shards and the hash (`DatasetInfo`)
+
+An item is one recording. Times are in seconds, samples in the dataset's unit.
+"""
+
+import json
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordReader
+from jaxtyping import Float32, Int
+
+from neurofm.data import segments
+from neurofm.data.layout import VERSION, DatasetInfo, dataset_hash
+from neurofm.data.writer import Recording, write_dataset
+from neurofm.errors import NeuroFMError
+
+__all__ = ["Dataset", "DatasetInfo", "Recording", "open_dataset", "write_dataset"]
+
+_MAX_OPEN = 512  # half of the usual limit on open files
+_READER = "readahead_buffer_size:0,max_parallelism:0"  # for random access
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An open record store; safe to read from many threads, cheap to pickle.
+
+    Attributes:
+      path: the folder.
+      info: the contract.
+      items: a row a recording, in store order: item, file, sha256, timeline, subject,
+        session, run, task, onset and duration (s), split, n_samples, rms (over all
+        samples and channels, in `info.unit`), active (bytes, one bit a 50 ms block:
+        sound above -80 dB re full scale), then labels.
+      events: item, onset and duration (s, from the item's start), trial_type, others.
+    """
+
+    path: Path
+    info: DatasetInfo
+    items: pa.Table
+    events: pa.Table
+    _n_samples: Int[np.ndarray, "items"] = field(repr=False)
+    _first: Int[np.ndarray, "items"] = field(repr=False)
+    _shard: Int[np.ndarray, "segments"] = field(repr=False)
+    _record: Int[np.ndarray, "segments"] = field(repr=False)
+    _readers: dict[int, Any] = field(default_factory=dict, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def hash(self) -> str:
+        return self.info.hash
+
+    def __len__(self) -> int:
+        return self.info.n_items
+
+    def __reduce__(self):
+        return open_dataset, (self.path,)
+
+    def read(self, item: int, start: int, stop: int) -> Float32[np.ndarray, "C n"]:
+        """Samples `start` to `stop` of a recording, in `info.unit`.
+
+        Args:
+          item: row of `items`.
+          start: first sample, from 0.
+          stop: past the last sample, at most the item's `n_samples`.
+
+        Raises:
+          IndexError: the span is not inside the recording.
+          NeuroFMError: the shard is damaged or gone.
+        """
+        n_samples = int(self._n_samples[item])
+        if not 0 <= start <= stop <= n_samples:
+            raise IndexError(f"samples {start}:{stop} of item {item} with {n_samples}")
+        out = np.empty((self.info.n_chans, stop - start), np.float32)
+        size = self.info.segment_samples
+        for segment in range(start // size, -(-stop // size)):
+            origin = segment * size
+            low, high = max(start, origin), min(stop, origin + size)
+            record = self._read_record(int(self._first[item]) + segment)
+            part = segments.unpack(record, low - origin, high - origin)
+            out[:, low - start : high - start] = part
+        return out
+
+    def _read_record(self, row: int) -> bytes:
+        shard, record = int(self._shard[row]), int(self._record[row])
+        try:
+            return self._reader(shard).read([record])[0]
+        except (RuntimeError, IndexError) as error:
+            raise NeuroFMError(
+                f"{self._shard_path(shard)} is damaged at record {record} ({error}); "
+                "restore it from a copy or prepare the dataset again"
+            ) from error
+
+    def _shard_path(self, shard: int) -> Path:
+        return self.path / list(self.info.shards)[shard]
+
+    def _reader(self, shard: int) -> Any:
+        with self._lock:
+            if shard not in self._readers:
+                if len(self._readers) >= _MAX_OPEN:
+                    del self._readers[next(iter(self._readers))]
+                path = self._shard_path(shard)
+                reader = ArrayRecordReader(str(path), _READER)
+                if not reader.ok():
+                    raise RuntimeError("cannot be opened")
+                self._readers[shard] = reader
+            return self._readers[shard]
+
+
+def open_dataset(path: str | os.PathLike) -> Dataset:
+    """Open a folder written by `write_dataset` or `neurofm prepare`.
+
+    Raises:
+      NeuroFMError: the folder is no dataset, unfinished, of another version or damaged.
+    """
+    path = Path(path)
+    info = _read_info(path)
+    try:
+        manifest = pq.read_table(path / "manifest.parquet").combine_chunks()
+        events = pq.read_table(path / "events.parquet")
+        items, first = _items(manifest, info)
+        intact = (
+            len(items) == info.n_items
+            and len(manifest) == info.n_segments
+            and dataset_hash(info, items) == info.hash
+        )
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise _damaged(path, f"its tables cannot be read: {error}") from error
+    if not intact:
+        raise _damaged(path, "manifest.parquet and dataset.json disagree")
+    for name, size in info.shards.items():
+        shard = path / name
+        found = shard.stat().st_size if shard.is_file() else 0
+        if found != size:
+            raise _damaged(path, f"{name} has {found} bytes, {size} were written")
+    number = {name: i for i, name in enumerate(info.shards)}
+    shards = manifest["shard"].combine_chunks().dictionary_encode()
+    lookup = np.asarray([number[name.as_py()] for name in shards.dictionary], int)
+    return Dataset(
+        path=path,
+        info=info,
+        items=items,
+        events=events,
+        _n_samples=items["n_samples"].to_numpy(),
+        _first=first,
+        _shard=lookup[shards.indices.to_numpy()],
+        _record=manifest["record"].to_numpy(),
+    )
+
+
+def _damaged(path: Path, what: str) -> NeuroFMError:
+    return NeuroFMError(
+        f"the dataset {path} is damaged ({what}); restore it from a copy or prepare it "
+        "again"
+    )
+
+
+def _read_info(path: Path) -> DatasetInfo:
+    file = path / "dataset.json"
+    if not file.is_file():
+        if path.with_name(path.name + ".partial").is_dir():
+            raise NeuroFMError(
+                f"the dataset {path} is not finished; run the same `neurofm prepare` "
+                "command again, it goes on where it stopped"
+            )
+        raise NeuroFMError(
+            f"{path} is not a dataset (it holds no dataset.json); make one from "
+            "recordings with `neurofm prepare`"
+        )
+    try:
+        obj = json.loads(file.read_text())
+        version = obj.get("version")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"dataset.json cannot be read: {error}") from error
+    if version != VERSION:
+        raise NeuroFMError(
+            f"the dataset {path} has layout version {version!r}, this neurofm reads "
+            f"version {VERSION}; prepare it again"
+        )
+    try:
+        return DatasetInfo.from_json(obj)
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, f"dataset.json: {error}") from error
+
+
+def _items(
+    manifest: pa.Table, info: DatasetInfo
+) -> tuple[pa.Table, Int[np.ndarray, "items"]]:
+    """The manifest with one row an item, and each item's first row."""
+    first = np.flatnonzero(manifest["segment"].to_numpy() == 0)
+    items = manifest.take(first)
+    n_samples = items["n_samples"].to_numpy()
+    n_segments = np.diff(np.append(first, len(manifest)))
+    if not np.array_equal(n_segments, -(-n_samples // info.segment_samples)):
+        raise KeyError("segments are missing from the manifest")
+    duration = pa.array(n_samples / info.sfreq)
+    items = items.set_column(
+        items.schema.get_field_index("duration"), "duration", duration
+    ).set_column(
+        items.schema.get_field_index("active"), "active", _join(manifest, first)
+    )
+    return items.drop_columns(["segment", "shard", "record"]), first
+
+
+def _join(manifest: pa.Table, first: Int[np.ndarray, "items"]) -> pa.Array:
+    """Each item's activity bits: those of its segments, which lie side by side."""
+    bits = manifest["active"].combine_chunks()
+    if isinstance(bits, pa.ChunkedArray):
+        bits = bits.chunk(0) if bits.num_chunks else pa.array([], pa.binary())
+    if bits.offset or not len(bits):
+        raise KeyError("the manifest is empty")
+    _, offsets, data = bits.buffers()
+    ends = np.frombuffer(offsets, np.int32)[np.append(first, len(manifest))]
+    return pa.Array.from_buffers(
+        pa.binary(), len(first), [None, pa.py_buffer(ends.astype(np.int32)), data]
+    )

@@ -1,0 +1,162 @@
+"""Which recordings a run may use, and why the others are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from neurofm.contract import InputContract
+from neurofm.data.records import Dataset
+from neurofm.errors import NeuroFMError
+
+if TYPE_CHECKING:
+    from neurofm.config import Data
+
+# Fewer tokens leave the maskers (spans of 10) no room for a context and a target.
+MIN_TOKENS = 12
+# What the released code pads or cuts every clip to.
+RELEASED_CLIP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The usable recordings of one dataset.
+
+    Attributes:
+      items: their rows in `dataset.items`, ascending.
+      lengths: their samples, counting the padding or cut of `data.short="released"`.
+      counts: `used`, of these `padded` and `cut`; then every item that is left out,
+        once, under the first reason that applies.
+    """
+
+    items: Int[np.ndarray, " n"]
+    lengths: Int[np.ndarray, " n"]
+    counts: dict[str, int]
+
+
+def select(
+    datasets: Sequence[Dataset],
+    contract: InputContract,
+    data: Data,
+    use: Literal["train", "valid"],
+) -> list[Selection]:
+    """The recordings that may be used, are long enough and not silent.
+
+    Args:
+      datasets: open record stores.
+      contract: what the model's input must be.
+      data: fields `hold_out`, `transductive`, `short` and `min_active`.
+      use: `train` takes the splits `train` and none (and `test` if transductive),
+        `valid` the held-out split.
+
+    Raises:
+      NeuroFMError: a dataset is not what the model takes, or a bad `hold_out`.
+    """
+    for dataset in datasets:
+        _check_contract(dataset, contract)
+    held = _held_out(datasets, data.hold_out)
+    return [
+        _select(dataset, contract, data, use, out)
+        for dataset, out in zip(datasets, held, strict=True)
+    ]
+
+
+def _select(
+    dataset: Dataset,
+    contract: InputContract,
+    data: Data,
+    use: Literal["train", "valid"],
+    held: Bool[np.ndarray, " items"],
+) -> Selection:
+    n_samples = dataset.items["n_samples"].to_numpy()
+    window = contract.window_samples
+    lengths, clip = n_samples, window
+    if data.short == "released":
+        clip = max(round(RELEASED_CLIP_S * contract.sfreq), window)
+        lengths = np.full_like(n_samples, clip)
+    tokens = (lengths - contract.receptive_samples) // contract.hop_samples + 1
+
+    wanted = {"valid"} if use == "valid" else {"train", ""}
+    if use == "train" and data.transductive:
+        wanted.add("test")
+    split = np.array(dataset.items["split"].to_pylist(), object)
+    reasons = {"held_out": held}
+    for word in sorted(set(split) - wanted):
+        reasons[word or "no_split"] = split == word
+    reasons["too_short"] = tokens < MIN_TOKENS
+    if data.min_active > 0:
+        active = dataset.items["active"].to_pylist()
+        reasons["silent"] = np.array([not bits.strip(b"\0") for bits in active], bool)
+
+    left = np.ones(len(n_samples), bool)
+    out: dict[str, int] = {}
+    for reason, applies in reasons.items():
+        out[reason] = int((left & applies).sum())
+        left &= ~applies
+    counts = {
+        "used": int(left.sum()),
+        "padded": int((left & (n_samples < clip)).sum()),
+        "cut": int((left & (n_samples > lengths)).sum()),
+    }
+    return Selection(np.flatnonzero(left), lengths[left], counts | out)
+
+
+def _held_out(
+    datasets: Sequence[Dataset], rules: Sequence[str]
+) -> list[Bool[np.ndarray, " _"]]:
+    """For each dataset, the items that a rule such as `speaker=george` names."""
+    held = [np.zeros(len(d.items), bool) for d in datasets]
+    for rule in rules:
+        column, equals, value = rule.partition("=")
+        if not equals:
+            raise NeuroFMError(
+                f"data.hold_out {rule!r} is no rule: write column=value, such as "
+                "speaker=george"
+            )
+        cells = [
+            [_text(cell) for cell in d.items[column].to_pylist()]
+            if column in d.items.column_names
+            else []
+            for d in datasets
+        ]
+        known = sorted(set().union(*cells))
+        if not known:
+            names = sorted({n for d in datasets for n in d.items.column_names})
+            raise NeuroFMError(
+                f"data.hold_out {rule!r} names no column of the data; there are "
+                f"{', '.join(names)}"
+            )
+        if value not in known:
+            raise NeuroFMError(
+                f"data.hold_out {rule!r} meets no item; {column} is one of "
+                f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+            )
+        for out, column_cells in zip(held, cells, strict=True):
+            if column_cells:
+                out |= np.array([cell == value for cell in column_cells], bool)
+    return held
+
+
+def _text(cell: object) -> str:
+    """A cell as one types it: a whole number has no point."""
+    whole = isinstance(cell, float) and cell.is_integer()
+    return str(int(cell)) if whole else str(cell)  # pyright: ignore[reportArgumentType]
+
+
+def _check_contract(dataset: Dataset, contract: InputContract) -> None:
+    flags = {"sfreq": "--sfreq {:g}", "n_chans": "--channels {}"}
+    told, again = [], []
+    for name in ("kind", "unit", "sfreq", "n_chans"):
+        has, wants = getattr(dataset.info, name), getattr(contract, name)
+        if has != wants:
+            told.append(f"{name} {has} where the model takes {wants}")
+            again += [flags[name].format(wants)] if name in flags else []
+    if told:
+        advice = f"prepare it again with {' '.join(again)}" if again else "use another"
+        raise NeuroFMError(
+            f"the dataset {dataset.path} has {' and '.join(told)}: {advice}"
+        )

@@ -1,0 +1,1 @@
+"""Scores of frozen features: splits, probes, baselines, intervals."""

@@ -1,0 +1,101 @@
+"""One vector an example from whatever reads recordings: networks, stored embeddings.
+
+Axis letters: N examples, T tokens, D width, F features, C channels, n
+samples.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from neurofm.data.records import Dataset
+from neurofm.eval.examples import Examples
+from neurofm.eval.probe import POOLINGS, pool
+from neurofm.task import Reading
+
+_log = logging.getLogger(__name__)
+
+# Reads recordings, given by row, whole; each gives one reading, in any order.
+Embed = Callable[[Dataset, Sequence[int]], Iterable[tuple[int, Reading]]]
+Pool = Callable[[Float[np.ndarray, "T D"], Bool[np.ndarray, " T"]], np.ndarray]
+Candidates = dict[str, Float[np.ndarray, "N F"]]
+
+
+def sounds(
+    dataset: Dataset, rows: Sequence[int]
+) -> Iterator[tuple[int, Float[np.ndarray, "C n"]]]:
+    """Whole recordings: row, samples."""
+    n_samples = dataset.items["n_samples"].to_numpy()
+    for row in rows:
+        yield row, dataset.read(row, 0, int(n_samples[row]))
+
+
+def unmasked(values: dict[str, Any], times_s: Any) -> Reading:
+    """A reading of numpy arrays, `[T, D]` a layer, in which every token counts."""
+    return Reading(values, times_s, cast(Any, np.ones(len(times_s), bool)))
+
+
+def network_pools(layer: str) -> dict[str, Pool]:
+    """The candidates of one layer: every pooling of `probe.pool`."""
+    return {
+        f"{layer}/{how}": lambda values, mask, how=how: pool(values, mask, how)
+        for how in POOLINGS
+    }
+
+
+def vectors(
+    embed: Embed,
+    pools: Callable[[str], Mapping[str, Pool]],
+    dataset: Dataset,
+    examples: Examples,
+) -> Candidates:
+    """Read each recording once and pool it over each of its examples.
+
+    An interval is pooled over the tokens whose centre lies in it (the nearest token
+    where there is none), and the log of its duration is added to its vector: whoever
+    marks an interval gives it away. A recording without tokens counts as one of zeros.
+
+    Args:
+      embed: see `Embed`.
+      pools: the name of a layer -> candidates made of it.
+    """
+    at_row: dict[int, list[int]] = {}
+    for i, row in enumerate(examples.row.tolist()):
+        at_row.setdefault(row, []).append(i)
+    order: list[int] = []
+    found: dict[str, list[Float[np.ndarray, " F"]]] = {}
+    n_empty = 0
+    for row, reading in embed(dataset, sorted(at_row)):
+        mask, times = np.asarray(reading.mask), np.asarray(reading.times_s)
+        layers = {k: np.asarray(x, np.float32) for k, x in reading.values.items()}
+        if not mask.any():
+            n_empty += 1
+            mask, times = np.ones(1, bool), np.zeros(1)
+            layers = {k: np.zeros((1, x.shape[1])) for k, x in layers.items()}
+        for i in at_row[row]:
+            order.append(i)
+            span = None if examples.span is None else examples.span[i]
+            inside = mask if span is None else _inside(times, mask, span)
+            more = [] if span is None else [np.log(span[1] - span[0] + 1e-3)]
+            for layer, values in layers.items():
+                for name, pooled in pools(layer).items():
+                    vector = np.concatenate([pooled(values, inside), more])
+                    found.setdefault(name, []).append(vector.astype(np.float32))
+    if n_empty:
+        _log.warning("%d recordings hold no token and count as zeros", n_empty)
+    place = np.argsort(order)
+    return {name: np.stack(rows)[place] for name, rows in found.items()}
+
+
+def _inside(
+    times: Float[np.ndarray, " T"],
+    mask: Bool[np.ndarray, " T"],
+    span: Float[np.ndarray, "2"],
+) -> Bool[np.ndarray, " T"]:
+    inside = mask & (times >= span[0]) & (times < span[1])
+    if not inside.any():
+        inside[np.where(mask, np.abs(times - span.mean()), np.inf).argmin()] = True
+    return inside

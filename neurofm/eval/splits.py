@@ -1,0 +1,140 @@
+"""Which items are trained on, chosen on and tested on.
+
+Axis letters: N items, M some of them.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from neurofm.errors import NeuroFMError
+
+SCHEME = re.compile(r"(logo)|(groupkfold|kfold):([0-9]+)")
+
+
+def _none() -> Int[np.ndarray, " M"]:
+    return np.array([], int)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """Row numbers; an empty `valid` means that choices are made by inner folds."""
+
+    train: Int[np.ndarray, " M"]
+    test: Int[np.ndarray, " M"]
+    valid: Int[np.ndarray, " M"] = field(default_factory=_none)
+
+
+def folds(
+    split: str | Shaped[np.ndarray, " N"],
+    n_items: int,
+    groups: Shaped[np.ndarray, " N"] | None = None,
+) -> list[Fold]:
+    """Folds of a scheme or a column.
+
+    Args:
+      split: `logo` (each group is tested once), `groupkfold:K`, `kfold:K` (drawn with a
+        fixed seed), or a column: the words train, valid and test make one fold (rows
+        without a word are left out), anything else is fold numbers, each tested once.
+      n_items: N.
+      groups: what must not be on both sides of a split, as speaker or subject.
+
+    Raises:
+      NeuroFMError: an unknown scheme, too few groups or folds, or a group on both
+        sides.
+    """
+    if isinstance(split, str):
+        test_sets = _scheme(split, n_items, groups)
+    elif {"train", "test"} & set(split.tolist()):
+        words = ("train", "valid", "test")
+        train, valid, test = (np.flatnonzero(split == word) for word in words)
+        other = set(split.tolist()) - {*words, ""}
+        if other or not len(train) or not len(test):
+            raise NeuroFMError(
+                f"the split column has {len(train)} rows of train, {len(valid)} of "
+                f"valid, {len(test)} of test and the other words {sorted(other)}; it "
+                "needs rows of train and of test, and no other words"
+            )
+        return _checked([Fold(train=train, valid=valid, test=test)], groups)
+    else:
+        test_sets = [np.flatnonzero(split == name) for name in np.unique(split)]
+        if len(test_sets) < 2:
+            raise NeuroFMError(
+                f"the split column holds one value only ({split[0]}); it needs the "
+                "words train and test, or at least two folds"
+            )
+    rows = np.arange(n_items)
+    made = [Fold(train=np.setdiff1d(rows, test), test=test) for test in test_sets]
+    return _checked(made, groups)
+
+
+def inner_folds(
+    rows: Int[np.ndarray, " M"], groups: Shaped[np.ndarray, " N"] | None, k: int = 5
+) -> list[Fold]:
+    """Folds of some rows: by group where there are groups to part, else by row."""
+    labels = (
+        rows if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
+    )
+    return [
+        Fold(train=np.setdiff1d(rows, rows[part]), test=rows[part])
+        for part in _group_k_fold(labels, min(k, len(np.unique(labels))))
+    ]
+
+
+def _scheme(
+    split: str, n_items: int, groups: Shaped[np.ndarray, " N"] | None
+) -> list[Int[np.ndarray, " M"]]:
+    found = SCHEME.fullmatch(split)
+    if found is None:
+        raise NeuroFMError(
+            f"{split!r} is neither a column nor a scheme; the schemes are logo, "
+            "groupkfold:K and kfold:K"
+        )
+    if found[2] == "kfold":
+        labels, k = np.arange(n_items), int(found[3])
+    elif groups is None:
+        raise NeuroFMError(f"the split {split!r} needs groups: name their column")
+    else:
+        labels = groups
+        k = len(np.unique(groups)) if found[1] else int(found[3])
+    if not 2 <= k <= len(np.unique(labels)):
+        raise NeuroFMError(
+            f"{split!r} asks for {k} folds of {len(np.unique(labels))} groups or "
+            "items; give at least 2 folds and no more than there are groups"
+        )
+    return _group_k_fold(labels, k)
+
+
+def _group_k_fold(
+    labels: Shaped[np.ndarray, " M"], k: int
+) -> list[Int[np.ndarray, " Q"]]:
+    """Positions in k folds of nearly equal size; equal labels share a fold.
+
+    The largest label goes to the emptiest fold first; equally large ones come in an
+    order drawn with a fixed seed.
+    """
+    _, label, size = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(size))
+    order = order[np.argsort(-size[order], kind="stable")]
+    filled = np.zeros(k, int)
+    fold = np.empty(len(size), int)
+    for name in order:
+        fold[name] = filled.argmin()
+        filled[fold[name]] += size[name]
+    return [np.flatnonzero(fold[label] == i) for i in range(k)]
+
+
+def _checked(made: list[Fold], groups: Shaped[np.ndarray, " N"] | None) -> list[Fold]:
+    if groups is None:
+        return made
+    for fold in made:
+        seen = set(groups[np.concatenate([fold.train, fold.valid])].tolist())
+        if both := seen & set(groups[fold.test].tolist()):
+            names = ", ".join(sorted(map(str, both))[:5])
+            raise NeuroFMError(
+                f"{len(both)} groups are in training and in test ({names}); choose a "
+                "split that keeps a group on one side, or name no groups"
+            )
+    return made

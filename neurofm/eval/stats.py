@@ -1,0 +1,77 @@
+"""Intervals of scores by resampling groups of items.
+
+A score is `sum(points) / sum(weights)` over test items (see `probe.Outcome`). Items of
+one group (speaker, source recording, day) are not independent, so whole groups are
+drawn with replacement (percentile cluster bootstrap; Efron & Tibshirani, "An
+Introduction to the Bootstrap", 1993, sections 13.3 and 8.3). With few groups such
+intervals are too narrow: over five groups, 95% covers about 82%.
+
+Axis letters: N test items, S seeds, R resamples, G groups.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from neurofm.errors import NeuroFMError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score or a difference of scores, with its interval over `n_groups` groups."""
+
+    value: float
+    low: float
+    high: float
+    n_groups: int
+
+
+def interval(
+    points: Float[np.ndarray, "*S N"],
+    weights: Float[np.ndarray, " N"],
+    groups: Shaped[np.ndarray, " N"],
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of one score; seeds are averaged item by item.
+
+    Raises:
+      NeuroFMError: fewer than two groups.
+    """
+    points = points.reshape(-1, len(weights)).mean(0)
+    names, member = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise NeuroFMError(
+            f"an interval over {len(names)} group says nothing; group the test items "
+            "by something that has at least two values"
+        )
+    top = np.bincount(member, points)  # [G]
+    bottom = np.bincount(member, weights)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(
+        len(names), np.full(len(names), 1 / len(names)), n_resamples
+    )
+    scores = (drawn @ top) / (drawn @ bottom)  # [R]
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    value = top.sum() / bottom.sum()
+    return Interval(float(value), float(low), float(high), len(names))
+
+
+def paired(
+    points: Float[np.ndarray, "*S N"],
+    other: Float[np.ndarray, "*S N"],
+    weights: Float[np.ndarray, " N"],
+    groups: Shaped[np.ndarray, " N"],
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the difference of two scores of the same items and weights.
+
+    Both scores see the same resamples, so what the items share cancels.
+    """
+    first = points.reshape(-1, len(weights)).mean(0)
+    second = other.reshape(-1, len(weights)).mean(0)
+    return interval(first - second, weights, groups, level, n_resamples, seed)

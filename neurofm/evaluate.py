@@ -1,0 +1,260 @@
+"""`neurofm evaluate`: how much frozen embeddings tell about labels, and beside what.
+
+The probe suite puts the same probes (`neurofm.eval.probe`) on every layer of a model,
+on the same network untrained, and on log-mel features, chooses on validation rows and
+scores on test rows.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from neurofm import config, encode, files, inputs
+from neurofm.contract import InputContract
+from neurofm.data.embeddings import Embeddings, open_embeddings
+from neurofm.data.records import Dataset, open_dataset
+from neurofm.errors import NeuroFMError
+from neurofm.eval import examples as exampling
+from neurofm.eval.baselines import log_mel_candidates
+from neurofm.eval.examples import Examples
+from neurofm.eval.features import (
+    Candidates,
+    Embed,
+    network_pools,
+    sounds,
+    unmasked,
+    vectors,
+)
+from neurofm.eval.scores import compare
+from neurofm.model import Model, abstract_batch, load
+from neurofm.registry import suggest
+from neurofm.task import Reading
+from neurofm.workdir import SEEN
+
+_log = logging.getLogger(__name__)
+
+SUITES = ("probe",)
+PAIRS = (("model", "untrained"), ("model", "baseline"), ("model", "supervised"))
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What is scored as one seed of `model`.
+
+    Attributes:
+      embed: reads recordings.
+      untrained: the same network freshly initialised, or None where it is not at hand.
+      contract: what its input must be.
+      system: what all seeds of one evaluation share.
+      seen: sha256 of the recordings that it was pretrained on, as far as known.
+      pooled: it gives one token a recording, so nothing inside a recording.
+    """
+
+    embed: Embed
+    untrained: Embed | None
+    contract: InputContract
+    system: Any
+    seen: frozenset[str] = frozenset()
+    pooled: bool = False
+
+
+def evaluate(
+    given: Sequence[str | os.PathLike],
+    *,
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    suite: str = "probe",
+    target: str | None = None,
+    groups: str | None = None,
+    split: str | None = None,
+    labels: str | os.PathLike | None = None,
+    pattern: str | None = None,
+    subdirs: str | None = None,
+) -> dict[str, Any]:
+    """Score models or stored embeddings; writes OUT/scores.json.
+
+    Args:
+      given: models or embedding folders; several are seeds of one system, averaged.
+      data: a prepared dataset, or a folder of sounds (prepared into OUT/records).
+      out: folder of the results.
+      suite: `probe`.
+      target, groups, split: see `neurofm.eval.examples.from_dataset`.
+      labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
+
+    Returns:
+      What is written: suite, data, target, groups, split, metric, over, left_out,
+      differences, and `scores`: `model`, `untrained`, `baseline`, each baseline by its
+      name and `chance` -> mean, std, n and more, see `neurofm.eval.scores.compare`.
+
+    Raises:
+      NeuroFMError: what was given cannot be scored, and why.
+    """
+    if suite not in SUITES:
+        raise NeuroFMError(f"no suite is called {suite!r}: {suggest(suite, [*SUITES])}")
+    entrants = [_entrant(Path(path)) for path in given]
+    if not entrants:
+        raise NeuroFMError("nothing was given to score: name a model or embeddings")
+    if any(e.system != entrants[0].system for e in entrants):
+        raise NeuroFMError(
+            "the models given are not seeds of one system (their tasks differ): "
+            "evaluate each alone, and compare them with `neurofm report`"
+        )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
+    dataset = _dataset(Path(data), out, entrants[0].contract, told)
+    examples = exampling.from_dataset(dataset, target, groups, split)
+    if examples.span is not None and any(e.pooled for e in entrants):
+        raise NeuroFMError(
+            "the embeddings given are pooled over recordings, but the target marks "
+            "intervals: embed again with --pool none"
+        )
+    asked = {"suite": suite, "target": target, "groups": groups, "split": split}
+    result = {
+        **asked,
+        "given": [str(path) for path in given],
+        "data": {"path": str(dataset.path), "hash": dataset.hash},
+        "left_out": examples.left_out,
+        **score_probe(entrants, dataset, examples),
+    }
+    files.write_json(out / "scores.json", result)
+    return result
+
+
+def score_probe(
+    entrants: Sequence[Entrant], dataset: Dataset, examples: Examples
+) -> dict[str, Any]:
+    """Scores of the probe suite, see `evaluate`."""
+    systems: dict[str, list[Candidates]] = {}
+    for name in ("model", "untrained"):
+        embeds = [e.embed if name == "model" else e.untrained for e in entrants]
+        for embed in embeds:
+            if embed is not None:
+                _log.info("reading %d recordings: %s", len(dataset), name)
+                made = vectors(embed, network_pools, dataset, examples)
+                systems.setdefault(name, []).append(made)
+    baselines = log_mel_candidates(dataset, examples)
+    systems["baseline"] = [baselines]
+    systems |= {name: [{name: x}] for name, x in baselines.items()}
+    _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
+    result = compare(systems, examples, PAIRS)
+    if n_seen := _n_seen(entrants, dataset, examples):
+        result["scores"]["model"] |= {"transductive": True, "n_transductive": n_seen}
+        _log.warning("transductive: pretraining saw %d of the test items", n_seen)
+    return result
+
+
+def _n_seen(entrants: Sequence[Entrant], dataset: Dataset, examples: Examples) -> int:
+    """Test items whose recording pretraining saw."""
+    seen = frozenset().union(*(e.seen for e in entrants))
+    digests = np.array(dataset.items["sha256"].to_pylist(), object)
+    tested = np.concatenate([fold.test for fold in examples.folds])
+    return sum(digest in seen for digest in digests[examples.row[tested]])
+
+
+def _dataset(
+    path: Path, out: Path, contract: InputContract, told: dict[str, Any]
+) -> Dataset:
+    if path.is_dir() and not (path / "dataset.json").is_file():
+        from data_pipelines.audio import prepare
+
+        _log.info("preparing the sounds of %s into %s", path, out / "records")
+        channels = "first" if contract.n_chans == 1 else "all"
+        prepare(path, out / "records", sfreq=contract.sfreq, channels=channels, **told)
+        return open_dataset(out / "records")
+    if given := [name for name, value in told.items() if value is not None]:
+        raise NeuroFMError(
+            f"{path} is not a folder of sounds, so {', '.join(given)} cannot be given "
+            "here: labels of a dataset are given to `neurofm prepare`"
+        )
+    return open_dataset(path)
+
+
+def _entrant(path: Path) -> Entrant:
+    if (path / "embeddings.json").is_file():
+        return _stored(open_embeddings(path))
+    model = load(path)
+    return Entrant(
+        embed=_network(model),
+        untrained=_network(untrained(model)),
+        contract=model.contract,
+        system=config.to_json(model.task),
+        seen=_seen(path),
+    )
+
+
+def _seen(path: Path) -> frozenset[str]:
+    """What pretraining saw: noted in a run's workdir, above its checkpoints."""
+    for folder in (path, *path.absolute().parents[:2]):
+        if (folder / SEEN).is_file():
+            return frozenset((folder / SEEN).read_text().split())
+    return frozenset()
+
+
+def untrained(model: Model) -> Model:
+    """The same network as it was before its first step (seed 0 where unknown)."""
+    seed = model.meta.get("config", {}).get("seed", 0)
+    batch = {
+        name: np.zeros(x.shape, x.dtype)
+        for name, x in abstract_batch(model.task, 1).items()
+    }
+    init = jax.jit(functools.partial(model.task.init, frozen={}))
+    variables = jax.device_get(init(jax.random.key(seed), batch))
+    return Model(model.task, variables, {"source": "untrained", "seed": seed})
+
+
+def _network(model: Model) -> Embed:
+    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading]]:
+        converted: list[tuple[str, list[inputs.Difference]]] = []
+
+        def waves() -> Iterator[tuple[int, encode.Wave]]:
+            for row, samples in sounds(dataset, rows):
+                wave, found = inputs.conform(
+                    model.contract, samples, dataset.info.sfreq
+                )
+                converted.append((f"row {row}", found))
+                yield row, wave
+
+        yield from encode.embed_waves(model, waves(), layers="all")
+        inputs.announce(converted)
+
+    return embed
+
+
+def _stored(stored: Embeddings) -> Entrant:
+    request = stored.info["request"]
+    if request["events"]:
+        raise NeuroFMError(
+            f"{stored.path} holds embeddings of intervals without their recordings: "
+            "embed again without --events, the intervals are found here"
+        )
+    place = {name: i for i, name in enumerate(stored.index["item"].to_pylist())}
+
+    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading]]:
+        names = dataset.items["item"].to_pylist()
+        if missing := [names[row] for row in rows if names[row] not in place]:
+            raise NeuroFMError(
+                f"{stored.path} lacks {len(missing)} of {len(rows)} recordings of the "
+                f"data (first: {missing[0]}): embed the same data"
+            )
+        for row in rows:
+            at = place[names[row]]
+            layers = stored.index["layers"][at].as_py()
+            values = {layer: stored.read(at, layer) for layer in layers}
+            yield row, unmasked(values, stored.times(at))
+
+    return Entrant(
+        embed=embed,
+        untrained=None,
+        contract=InputContract.from_json(stored.info["contract"]),
+        system=request["task"],
+        seen=_seen(Path(stored.info["model"].get("source", ""))),
+        pooled=request["pool"] != "none",
+    )

@@ -1,0 +1,48 @@
+"""Held-out loss of a run: fixed crops, fixed masks, the whole split as one number."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from neurofm.config import Data, Eval
+from neurofm.data import plan
+from neurofm.data.loader import Delivery
+from neurofm.data.records import Dataset
+from neurofm.step import State, eval_step
+from neurofm.task import Task
+
+
+class HeldOut:
+    """Evaluates a state on the `valid` split; empty where there is no such split."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Eval,
+        seed: int,
+        datasets: Sequence[Dataset],
+        data: Data,
+        deliveries: Callable[[plan.Plan, int], Iterator[Delivery]],
+    ):
+        contract = task.batch_spec("train").contract
+        self.plan = plan.held_out(datasets, contract, data, settings.crops)
+        self._deliveries = deliveries
+        self._measure = jax.jit(eval_step(task, seed))
+        self._summarise = jax.jit(task.summary)
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """`eval/loss`, `eval/<term>` and `eval/<summary>` over the whole split."""
+        if not self.plan.n_crops:
+            return {}
+        variables = {k: state[k] for k in ("params", "slow", "buffers")}
+        total = None
+        for delivery in self._deliveries(self.plan, 0):
+            part = self._measure(variables, delivery.batch)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        assert total is not None
+        terms, sums = total
+        losses = {k: float(s / jnp.maximum(w, 1e-8)) for k, (s, w) in terms.items()}
+        seen = {k: float(v) for k, v in self._summarise(sums).items()}
+        row = {"loss": sum(losses.values()), **losses, **seen}
+        return {f"eval/{name}": value for name, value in row.items()}

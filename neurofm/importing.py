@@ -1,0 +1,124 @@
+"""`neurofm import`: a published system's weights to a model folder, strictly."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurofm import leaves, registry
+from neurofm.errors import NeuroFMError
+from neurofm.model import save
+from neurofm.weights import read_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of each tensor, by its official name.
+
+    Attributes:
+      matched: went into the model.
+      ignored: name -> why it was left out.
+      unused, missing: unknown to the model, or expected by it; both empty in an import
+        that went through.
+      n_params, params_sha256: of the model that was written.
+    """
+
+    system: str
+    weights: str
+    matched: list[str]
+    ignored: dict[str, str]
+    unused: list[str]
+    missing: list[str]
+    n_params: int
+    params_sha256: str
+
+
+def import_model(
+    system: str,
+    weights: str | os.PathLike,
+    out: str | os.PathLike,
+    config: str | os.PathLike | None = None,
+) -> Report:
+    """Write `out`, a model folder with `import_report.json`, from official weights.
+
+    Args:
+      system: registered name, such as `wavjepa`.
+      weights: see `read_tensors`.
+      config: JSON of the model hub, or of the same keys as the parity fixtures.
+
+    Raises:
+      NeuroFMError: weights that cannot be read, tensors missing or unknown, a system
+        without a mapping.
+    """
+    task_class: Any = registry.task_class(system)
+    if not hasattr(task_class, "from_official"):
+        raise NeuroFMError(f"{system} has no official weights that could be imported")
+    tensors = official_names(read_tensors(weights))
+    given = _read_config(config)
+    found = task_class.from_official(tensors, given)
+    unused = sorted(set(tensors) - found.used - set(found.ignored))
+    missing = sorted(found.missing)
+    if missing or unused:
+        raise NeuroFMError(
+            f"{weights} does not fit {system}, so nothing was written: "
+            f"{len(missing)} tensors are missing{_listed(missing)} and {len(unused)} "
+            f"are unknown{_listed(unused)}; check that the file and --config belong to "
+            "the same model"
+        )
+    report = Report(
+        system=system,
+        weights=Path(weights).name,
+        matched=sorted(found.used),
+        ignored=dict(sorted(found.ignored.items())),
+        unused=unused,
+        missing=missing,
+        n_params=leaves.n_params(found.variables["params"]),
+        params_sha256=leaves.params_sha256(found.variables["params"]),
+    )
+    text = json.dumps(asdict(report), indent=1) + "\n"
+    meta = {"source": f"imported from {Path(weights).name}"}
+    save(out, found.task, found.variables, meta, {"import_report.json": text})
+    return report
+
+
+def official_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what wrappers add to names: the prefix `model.`, and `_orig_mod.`.
+
+    Raises:
+      NeuroFMError: two tensors would get the same name.
+    """
+    out: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        plain = name.replace("_orig_mod.", "").removeprefix("model.")
+        if plain in out:
+            raise NeuroFMError(
+                f"two tensors are both called {plain!r} once wrappers are taken off: "
+                "save one model alone"
+            )
+        out[plain] = tensor
+    return out
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    if not names:
+        return ""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return f" ({', '.join(names[:most])}{more})"
+
+
+def _read_config(path: str | os.PathLike | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        config = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise NeuroFMError(
+            f"--config {path} cannot be read as JSON ({error}): give the model's "
+            "config.json"
+        ) from error
+    if not isinstance(config, dict):
+        raise NeuroFMError(f"--config {path} holds no JSON object of settings")
+    return config

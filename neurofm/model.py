@@ -1,0 +1,299 @@
+"""A trained model: its Task, its variables, and the folder that carries both.
+
+A model folder holds
+
+    config.json        {"task": {"name", ...}, "contract": {...}, "meta": {...}}
+    model.safetensors  every array by its path, `params/encoder/blocks_00/...`
+    README.md          a card
+
+and is what `neurofm import` and `neurofm export` write. Layers that the network scans
+over lie stacked in memory, under the name `blocks`, and one by one in the file.
+"""
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from jax.sharding import NamedSharding, PartitionSpec
+
+from neurofm import config, leaves
+from neurofm.contract import InputContract
+from neurofm.errors import NeuroFMError
+from neurofm.parallel.mesh import make as make_mesh
+from neurofm.task import Task, Tree
+from neurofm.weights import read_tensors
+
+if TYPE_CHECKING:
+    from neurofm.encode import Layers
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model as `load` returns it.
+
+    Attributes:
+      task: the system and its sizes.
+      variables: `{params, slow, buffers}` as numpy arrays.
+      meta: where it comes from: source, step, config, pretrained_on, as far as known.
+    """
+
+    task: Task
+    variables: Tree
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def contract(self) -> InputContract:
+        """What the model's input must be."""
+        return self.task.batch_spec("features").contract
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """All devices of this process, for data parallelism."""
+        return make_mesh(config.Mesh(), jax.local_devices())
+
+    @functools.cached_property
+    def inference(self) -> Tree:
+        """The variables one uses, whole on each of this process's devices."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return jax.device_put(self.task.inference(self.variables), whole)
+
+    @functools.cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that `embed` can give."""
+        batch = abstract_batch(self.task, 1)
+        values = jax.eval_shape(
+            lambda v, b: self.task.read(v, b).values, self.inference, batch
+        )
+        return tuple(sorted(values))
+
+    def embed(
+        self,
+        x: Any,
+        sfreq: float | None = None,
+        *,
+        layers: "Layers" = ("last",),
+        pool: str = "none",
+        window_s: float | None = None,
+        overlap_s: float = 0.0,
+        times: str = "centers",
+        batch_size: int = 16,
+    ) -> Any:
+        """Embeddings of sounds given as arrays or files.
+
+        Args:
+          x: samples (N,), (C, N) or (N, C), told apart by C being 100 at most; or the
+            path of a sound file; or a list of these. Integers are read as full scale.
+          sfreq: sampling rate of arrays in Hz; files bring their own.
+          layers: names or numbers of layers, `last`, or `all`.
+          pool: `none`, or `mean` over a recording's tokens.
+          window_s: seconds the model sees at once; default all that it can.
+          overlap_s: seconds that neighbouring windows share.
+          times: token `centers`, or the `released` left edges.
+          batch_size: windows encoded at once.
+
+        Returns:
+          A Reading of numpy arrays, (T, D) a layer, T = 1 where pooled; for a list of
+          inputs, the list of their readings.
+
+        Raises:
+          NeuroFMError: an input that this model cannot take, and why.
+        """
+        from neurofm import encode
+
+        given = list(x) if isinstance(x, list | tuple) else [x]
+        readings = encode.embed_sounds(
+            self,
+            given,
+            sfreq,
+            layers=layers,
+            pool=pool,
+            window_s=window_s,
+            overlap_s=overlap_s,
+            times=times,
+            batch_size=batch_size,
+        )
+        return readings if isinstance(x, list | tuple) else readings[0]
+
+
+def save(
+    folder: str | os.PathLike,
+    task: Task,
+    variables: Tree,
+    meta: dict[str, Any],
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model folder: whole, or not at all. `more` are text files by name.
+
+    Raises:
+      NeuroFMError: `folder` exists and is neither empty nor a model folder.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (_is_model_folder(folder) or _is_empty(folder)):
+        raise NeuroFMError(
+            f"{folder} exists and is not a model folder, so nothing was written: "
+            "choose another --out"
+        )
+    described = {
+        "task": config.to_json(task),
+        "contract": asdict(task.batch_spec("features").contract),
+        "meta": meta,
+    }
+    texts = {
+        "config.json": json.dumps(described, indent=1) + "\n",
+        "README.md": _card(task, variables, meta),
+        **(more or {}),
+    }
+    arrays = {n: np.ascontiguousarray(x) for n, x in leaves.named(variables)}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", dir=folder.parent
+    ) as draft:
+        new = Path(draft, "new")
+        new.mkdir()
+        for name, text in texts.items():
+            (new / name).write_text(text)
+        safetensors.numpy.save_file(arrays, new / "model.safetensors")
+        if folder.exists():
+            folder.rename(Path(draft, "old"))
+        new.rename(folder)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _is_model_folder(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "model.safetensors").is_file()
+
+
+def _card(task: Task, variables: Tree, meta: dict[str, Any]) -> str:
+    contract = task.batch_spec("features").contract
+    window = contract.window_samples / contract.sfreq
+    facts = {
+        "input": f"{contract.kind}, {contract.n_chans} channel(s), {contract.unit}",
+        "sampling rate": f"{contract.sfreq:g} Hz",
+        "window": f"{window:.4g} s",
+        "one token every": f"{1000 * contract.hop_samples / contract.sfreq:.4g} ms",
+        "parameters": f"{leaves.n_params(variables['params']):,}",
+        "params sha256": leaves.params_sha256(variables["params"]),
+        **{k: meta[k] for k in ("source", "step", "pretrained_on") if k in meta},
+    }
+    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    return (
+        f"---\nlibrary_name: neurofm\n---\n\n# {task.name}\n\n|  |  |\n|---|---|\n"
+        f"{rows}"
+        "\n```python\nimport neurofm\n\n"
+        'reading = neurofm.load("this/folder").embed(samples, sfreq=16000)\n```\n'
+    )
+
+
+def load(path: str | os.PathLike) -> Model:
+    """Load a run's workdir, a checkpoint step, or a model folder.
+
+    Raises:
+      NeuroFMError: there is no model at `path`, or a damaged one.
+    """
+    path = Path(path)
+    if _is_model_folder(path):
+        return _load_folder(path)
+    if (path / "checkpoints").is_dir():
+        return _load_checkpoint(path / "checkpoints")
+    if path.is_dir() and "checkpoints" in (path.name, path.parent.name):
+        return _load_checkpoint(path)
+    what = "holds no model" if path.is_dir() else "is not a folder"
+    raise NeuroFMError(
+        f"{path} {what}: give a run's workdir (config.json and checkpoints/), a "
+        "checkpoint step, or an imported or exported folder (config.json and "
+        "model.safetensors)"
+    )
+
+
+def _load_folder(path: Path) -> Model:
+    try:
+        described = json.loads((path / "config.json").read_text())
+        task = config.task_from_json(described["task"])
+        contract = InputContract.from_json(described["contract"])
+        meta = described["meta"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise NeuroFMError(
+            f"{path}/config.json does not describe a model ({error}): import or export "
+            "the model again"
+        ) from error
+    variables = leaves.nested(read_tensors(path / "model.safetensors"))
+    variables = {"params": {}, "slow": {}, "buffers": {}, **variables}
+    model = Model(task, variables, {"source": str(path), **meta})
+    if contract != model.contract:
+        raise NeuroFMError(
+            f"{path}/config.json gives an input contract that its task does not have: "
+            "it was changed by hand; import or export the model again"
+        )
+    _check(path, model)
+    return model
+
+
+def _load_checkpoint(path: Path) -> Model:
+    from neurofm.checkpoint import restore_params  # orbax takes seconds to import
+
+    variables, meta = restore_params(path)
+    try:
+        task = config.task_from_json(meta["config"]["task"])
+    except (KeyError, TypeError) as error:
+        raise NeuroFMError(
+            f"the checkpoint {path} does not name its task ({error}): "
+            "it was not written by `neurofm pretrain`"
+        ) from error
+    known = {"source": str(path), "pretrained_on": meta.get("datasets")}
+    if path.name.isdecimal():
+        known["step"] = int(path.name)
+    model = Model(task, variables, {**known, **meta})
+    _check(path, model)
+    return model
+
+
+def _check(path: Path, model: Model) -> None:
+    """The arrays are the ones the task has; parts used in training only may lack."""
+    task = model.task
+    batch = abstract_batch(task, 1)
+    init = functools.partial(task.init, frozen={})
+    whole = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    needed = _shapes(task.inference(whole))
+    known, held = _shapes(whole), _shapes(model.variables)
+    wrong = sorted(n for n in held if known.get(n) != held[n])
+    if missing := sorted(n for n in needed if n not in held):
+        raise NeuroFMError(
+            f"{path} lacks {len(missing)} arrays of {task.name} ({missing[0]}, ...): "
+            "import or export the model again"
+        )
+    if wrong:
+        name = wrong[0]
+        raise NeuroFMError(
+            f"{path} holds {name} of shape {held[name]} where its config has "
+            f"{known.get(name, 'no such array')} ({len(wrong)} such arrays): import or "
+            "export the model again"
+        )
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(e.key for e in path): x.shape for path, x in leaves}
+
+
+def abstract_batch(task: Task, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch of `n` items for `features`."""
+    fields = task.batch_spec("features").fields
+    batch = {
+        name: jax.ShapeDtypeStruct((n, *f.shape), f.dtype) for name, f in fields.items()
+    }
+    return {
+        **batch,
+        "index": jax.ShapeDtypeStruct((n,), "int32"),
+        "valid": jax.ShapeDtypeStruct((n,), "bool"),
+    }

@@ -1,0 +1,1 @@
+"""One file per published system, each implementing `neurofm.task.Task`."""

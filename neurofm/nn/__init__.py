@@ -1,0 +1,1 @@
+"""Linen parts that the models are composed of."""

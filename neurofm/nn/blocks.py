@@ -1,0 +1,80 @@
+"""Post-norm transformer blocks and the scanned stack of them.
+
+Axes: B batch, S tokens, D width, L blocks.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from neurofm.nn.attention import SelfAttention
+from neurofm.nn.linear import Linear
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm in float32 with the two-pass variance, cast back to `x.dtype`."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        return (y * scale + bias).astype(x.dtype)
+
+
+class PostNormBlock(nn.Module):
+    """`x = LN(x + attention(x)); x = LN(x + W2 gelu(W1 x))`, exact GELU."""
+
+    heads: int
+    mlp_ratio: int = 4
+    eps: float = 1e-6
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
+    ) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
+        width = x.shape[-1]
+        attn = SelfAttention(self.heads, dtype=self.dtype, name="attn")
+        x = LayerNorm(self.eps, name="norm_attn")(x + attn(x, visible))
+        hidden = Linear((self.mlp_ratio * width,), dtype=self.dtype, name="mlp_in")(x)
+        hidden = nn.gelu(hidden, approximate=False)
+        hidden = Linear((width,), dtype=self.dtype, name="mlp_out")(hidden)
+        x = LayerNorm(self.eps, name="norm_mlp")(x + hidden)
+        return x, x  # carry and output of the scan over blocks
+
+
+class Transformer(nn.Module):
+    """A scanned stack of post-norm blocks and a final LayerNorm (eps 1e-5).
+
+    Returns the normed output and the output of every block `[L, B, S, D]`; a caller
+    that does not use the latter pays nothing for it, as XLA drops it.
+    """
+
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    remat: bool = False
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
+    ) -> tuple[Float[Array, "B S D"], Float[Array, "L B S D"]]:
+        block = PostNormBlock
+        if self.remat:
+            block = nn.remat(block, prevent_cse=False)
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            length=self.depth,
+        )(self.heads, self.mlp_ratio, dtype=self.dtype, name="blocks")
+        x, layers = stack(x.astype(self.dtype), visible)
+        return LayerNorm(1e-5, name="norm")(x), layers

@@ -1,0 +1,1 @@
+"""Masks and losses, as pure functions of arrays."""

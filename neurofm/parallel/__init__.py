@@ -1,0 +1,1 @@
+"""Many devices, many processes: the mesh, shardings and start-up."""

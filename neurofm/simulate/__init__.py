@@ -1,0 +1,1 @@
+"""Generated signals with known truth."""

@@ -1,0 +1,109 @@
+"""The Task protocol: everything the trainer, embed and evaluate know of a system.
+
+A Task is a frozen dataclass whose fields are the hyperparameters and whose methods are
+pure. Variables are plain nested dicts:
+
+    params   trained
+    slow     teachers and averages, moved by `update_slow`
+    buffers  codebook statistics and batch norms, moved by `update_buffers`
+    frozen   other models this one leans on; never trained, referenced by hash
+
+Every hook but `batch_spec`, `init`, `draw` and `loss` has a default here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from neurofm.contract import BatchSpec
+
+Tree = dict[str, Any]
+Batch = Mapping[str, Array]
+Terms = dict[str, tuple[Array, Array]]
+Want = Literal["train", "features"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model says of one batch.
+
+    Attributes:
+      values: name of a layer or output -> `[B, T, D]`.
+      times_s: token centres in seconds from the start of the input, `[B, T]`.
+      mask: True where a token describes input rather than padding, `[B, T]`.
+    """
+
+    values: dict[str, Float[Array, "B T D"]]
+    times_s: Float[Array, "B T"]
+    mask: Bool[Array, "B T"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One published system as pure functions; see the module docstring."""
+
+    name: ClassVar[str]
+    batch_coupled: ClassVar[bool] = False
+
+    def batch_spec(self, want: Want = "train") -> BatchSpec:
+        """Fields, shapes, units and input contract of the batch for `want`.
+
+        Every batch also carries `index` (int32, position in the step) and `valid`
+        (bool: False marks a filler row, which weighs nothing).
+        """
+        ...
+
+    def init(self, key: jax.Array, batch: Batch, frozen: Tree) -> Tree:
+        """Fresh `{params, slow, buffers}`; must work under `jax.eval_shape`."""
+        ...
+
+    def draw(self, batch: Batch, key: jax.Array, step: Array, train: bool) -> Tree:
+        """All randomness of a step; all but the subtree `step` has the batch axis."""
+        ...
+
+    def loss(
+        self, variables: Tree, batch: Batch, draws: Tree, step: Array, train: bool
+    ) -> tuple[Terms, Tree]:
+        """Terms `{name: (sum, weight)}`, divided globally, and sums that only add."""
+        ...
+
+    def summary(self, sums: Tree) -> dict[str, Array]:
+        """Metrics that do not add (variance, rank, perplexity), from the total sums."""
+        del sums
+        return {}
+
+    def update_buffers(self, buffers: Tree, sums: Tree, step: Array) -> Tree:
+        """Move `buffers` once a step by the total of `sums`."""
+        del sums, step
+        return buffers
+
+    def project(self, params: Tree, step: Array) -> Tree:
+        """Clamp parameters after the optimizer."""
+        del step
+        return params
+
+    def update_slow(
+        self, slow: Tree, old_params: Tree, new_params: Tree, step: Array
+    ) -> Tree:
+        """Move teachers and averages at the end of step `step`."""
+        del old_params, new_params, step
+        return slow
+
+    def inference(self, variables: Tree) -> Tree:
+        """The variables one uses: evaluation, read and export start here."""
+        return variables
+
+    def read(self, variables: Tree, batch: Batch, want: Want = "features") -> Reading:
+        """Features per layer with their times."""
+        ...
+
+    def rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+        """Sharding rules (path regex, logical axes), tried before the shared ones."""
+        return ()
+
+    def flops(self, batch_size: int) -> float:
+        """Analytic floating-point operations of one training step."""
+        ...

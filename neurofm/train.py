@@ -1,0 +1,222 @@
+"""Pretraining: one loop for every Task.
+
+Setup in reading order, one jitted step, then the loop. Inside an iteration the order is
+evaluate, save, and only then advance, so a checkpoint pairs its parameters with the
+batch that comes next, and a resumed run repeats nothing and skips nothing.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from neurofm import config
+from neurofm.checkpoint import Checkpoints
+from neurofm.clock import Clock
+from neurofm.config import Experiment
+from neurofm.data import loader, plan
+from neurofm.data.records import open_dataset
+from neurofm.errors import NeuroFMError
+from neurofm.heldout import HeldOut
+from neurofm.metrics import MetricsLog
+from neurofm.parallel import distributed, mesh, sharding
+from neurofm.step import State, new_state, train_step
+from neurofm.stop import StopSignals
+from neurofm.watch import CollapseWatch, check_finite
+from neurofm.workdir import Workdir, versions
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, float]
+IN_FLIGHT = 2  # steps handed to the device before the host waits for the oldest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: after how many steps, why, and what to tell the user."""
+
+    step: int
+    status: Literal["done", "preempted", "interrupted", "collapsed"]
+    sentence: str
+    row: Row
+
+
+def pretrain(
+    exp: Experiment,
+    workdir: str | os.PathLike[str],
+    show: Callable[[int, Row], None] = lambda step, row: None,
+) -> Outcome:
+    """Train `exp` in `workdir`, going on from its newest good checkpoint if it has one.
+
+    Args:
+      exp: a resolved experiment.
+      workdir: folder of the run; made if need be.
+      show: called with every logged row.
+
+    Raises:
+      NeuroFMError: another experiment or dataset than the workdir's, data the task
+        cannot take, a loss that is not finite.
+    """
+    # ---- data and mesh --------------------------------------------------------------
+    task, optim, train = exp.task, exp.optim, exp.train
+    if not exp.data.path:
+        raise NeuroFMError(
+            "data.path is empty: prepare a dataset (`neurofm prepare audio SRC --out "
+            "DIR`) and give it as data.path=DIR"
+        )
+    datasets = [open_dataset(path) for path in exp.data.paths]
+    hashes = [dataset.hash for dataset in datasets]
+    folder = Workdir.claim(Path(workdir), exp, hashes)
+    devices = mesh.make(exp.mesh)
+    mesh.check_batch(devices, train.batch_size, train.accumulate)
+    spec = task.batch_spec("train")
+    rows_plan = plan.training(datasets, spec.contract, exp.data, exp.seed)
+    by_row = sharding.batch_sharding(devices)
+    rows = distributed.rows_of_this_process(by_row, train.batch_size)
+    for path, counts in zip(exp.data.paths, rows_plan.counts, strict=True):
+        log.info("%s: %s", path, ", ".join(f"{k} {n}" for k, n in counts.items()))
+    folder.note_seen(plan.seen_sha256(rows_plan))
+
+    def deliveries(rows_plan, start_step):
+        local = loader.batches(
+            rows_plan, spec, train.batch_size, rows, start_step, exp.data.workers
+        )
+        return loader.device_batches(local, by_row, train.batch_size, rows)
+
+    # ---- state: own checkpoint, else init.path, else scratch ------------------------
+    first = next(deliveries(rows_plan, 0)).batch
+
+    def fresh(key, batch) -> State:
+        return new_state(task, optim, train.steps, key, batch, {})
+
+    key = jax.random.key(exp.seed)
+    abstract = jax.eval_shape(fresh, key, first)
+    placed, notes = sharding.state_shardings(
+        abstract, abstract["params"], devices, task.rules()
+    )
+    for note in notes:
+        log.info("sharding: %s", note)
+    wanted = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        placed,
+    )
+    checkpoints = Checkpoints(folder.path / "checkpoints", keep=train.keep)
+    restored = checkpoints.restore(wanted)
+    clock, watch, start = Clock(), CollapseWatch(train.collapse_share), 0
+    if restored is not None:
+        start, state, meta = restored
+        clock = Clock.from_json(meta["clock"])
+        watch = CollapseWatch(train.collapse_share, **meta["watch"])
+        log.info("going on from step %d of %d", start, train.steps)
+    else:
+        state = jax.jit(fresh, out_shardings=placed)(key, first)
+        if exp.init.path:
+            state |= start_from(exp.init.path, state)
+    written = MetricsLog(folder.path / "metrics.jsonl")
+    written.cut_back(start)
+
+    # ---- programs -------------------------------------------------------------------
+    one_step = jax.jit(
+        train_step(task, optim, train.steps, train.accumulate, exp.seed),
+        donate_argnums=0,
+        out_shardings=(placed, None, None),
+    )
+    summarise = jax.jit(task.summary)
+    held_out = HeldOut(task, exp.eval, exp.seed, datasets, exp.data, deliveries)
+    seconds_of_signal = spec.contract.window_samples / spec.contract.sfreq
+    pending: dict[int, dict[str, jax.Array]] = {}
+
+    def fetch() -> dict[int, Row]:
+        """Metrics of the steps since the last fetch, checked; the one host sync."""
+        rows = {
+            n: {k: float(v) for k, v in m.items()}
+            for n, m in jax.device_get(pending).items()
+        }
+        pending.clear()
+        for n, row in rows.items():
+            check_finite(n, row)
+        return rows
+
+    def save(step: int) -> None:
+        fetch()
+        meta = {
+            "config": config.to_json(exp),
+            "contract": vars(spec.contract),
+            "datasets": hashes,
+            "versions": versions(),
+            "mesh": dict(devices.shape),
+            "clock": clock.to_json(),
+            "watch": {"start": watch.start, "below": watch.below},
+        }
+        checkpoints.save(step, state, meta)
+
+    def record(step: int, row: Row) -> None:
+        if jax.process_index() == 0:
+            written.append({"step": step, **row})
+        show(step, row)
+
+    # ---- loop -----------------------------------------------------------------------
+    step, row, status = start, {}, "done"
+    with StopSignals() as stop, jax.set_mesh(devices):
+        agree = distributed.agreement(devices)
+        for delivery in deliveries(rows_plan, start):
+            last = step == train.steps
+            if step > start or start == 0:
+                if exp.eval.every and (last or step % exp.eval.every == 0):
+                    with clock.bucket("eval"):
+                        if found := held_out(state):
+                            record(step, found)
+                if step > start and (last or step % train.checkpoint_every == 0):
+                    with clock.bucket("checkpoint"):
+                        save(step)
+            if last:
+                break
+            if agree(stop.name is not None):
+                save(step)
+                status = "interrupted" if stop.name == "SIGINT" else "preempted"
+                break
+            with clock.step(delivery.wait_s, train.batch_size, seconds_of_signal):
+                state, metrics, sums = one_step(state, {}, delivery.batch)
+                step += 1
+                pending[step] = metrics
+                if (behind := step - IN_FLIGHT) in pending:
+                    jax.block_until_ready(pending[behind])
+            if step % train.log_every == 0 or step == train.steps:
+                row = fetch()[step]
+                seen = {k: float(v) for k, v in summarise(sums).items()}
+                row |= {f"monitor/{k}": v for k, v in seen.items()}
+                row |= clock.row(task.flops(train.batch_size), devices.size)
+                record(step, row)
+                if "item_var" in seen:
+                    watch = watch.seen(seen["item_var"])
+                if watch.collapsed:
+                    status = "collapsed"
+                    log.warning(watch.sentence(step, seen["item_var"]))
+                    save(step)
+                    break
+    checkpoints.wait()
+    return Outcome(step, status, folder.sentence(status, step, train.steps), row)
+
+
+def start_from(path: str, state: State) -> dict[str, State]:
+    """The variables of another model in place of the fresh ones, all of them.
+
+    Raises:
+      NeuroFMError: the model's arrays are not those of this task.
+    """
+    from neurofm.model import load
+
+    given = load(path).variables
+    ours = {name: state[name] for name in given}
+    if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, ours):
+        raise NeuroFMError(
+            f"init.path={path} holds other arrays than task {path} makes: start from a "
+            "model of the same sizes, predictor and teacher included"
+        )
+    return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), given, ours)

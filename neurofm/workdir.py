@@ -1,0 +1,89 @@
+"""The folder of a run: whose it is, what it was trained on, how to go on with it."""
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from neurofm import __version__, config, files
+from neurofm.config import Experiment
+from neurofm.errors import NeuroFMError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+SEEN = "pretrained_on.txt"
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of those whose numerics it rests on."""
+    return {"neurofm": __version__, **{p: metadata.version(p) for p in PACKAGES}}
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on; no names of people or machines."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        "devices": [d.device_kind for d in jax.devices()],
+        "processes": jax.process_count(),
+    }
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """A run's folder, claimed by one experiment and one set of data."""
+
+    path: Path
+
+    @classmethod
+    def claim(cls, path: Path, exp: Experiment, datasets: list[str]) -> "Workdir":
+        """Make the folder this run's, or check that it already is.
+
+        Raises:
+          NeuroFMError: the folder holds another experiment or was trained on other
+            data, with the difference; or it is something else than a run.
+        """
+        saved, run = path / "config.json", config.to_json(exp)
+        if saved.is_file():
+            old = json.loads(saved.read_text())
+            hashes = old.pop("datasets", datasets)
+            if changed := config.difference(old, run):
+                table = "\n".join(f"  {k}: {a!r} -> {b!r}" for k, a, b in changed)
+                raise NeuroFMError(
+                    f"{path} holds another run, which differs in\n{table}\ngo on with "
+                    "its own settings, or choose another --workdir"
+                )
+            if hashes != datasets:
+                raise NeuroFMError(
+                    f"{path} was trained on other data (dataset {hashes} then, "
+                    f"{datasets} now): give the same data.path, or another --workdir"
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise NeuroFMError(
+                f"{path} exists and is not a run: choose an empty or new --workdir"
+            )
+        if jax.process_index() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+            files.write_json(saved, {**run, "datasets": datasets})
+            files.write_json(path / "env.json", environment())
+        return cls(path)
+
+    def note_seen(self, sha256: list[str]) -> None:
+        """Keep the digests of all files that training can show, one a line."""
+        if jax.process_index() == 0:
+            files.write_text(self.path / SEEN, "".join(f"{d}\n" for d in sha256))
+
+    def sentence(self, status: str, step: int, steps: int) -> str:
+        """What to tell the user at the end of a run."""
+        if status == "done":
+            return (
+                f"done: {step} steps; next: neurofm embed {self.path} INPUT --out DIR"
+            )
+        return (
+            f"{status} at step {step} of {steps}, saved; go on with the same command: "
+            f"neurofm pretrain {self.path / 'config.json'} --workdir {self.path}"
+        )

@@ -1,0 +1,15 @@
+"""Shapes are checked in all of neurofm; compiled programs are kept between runs."""
+
+import os
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parents[1]
+CACHE = str(ROOT / ".cache" / "jax")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
+
+install_import_hook("neurofm", "typecheck.check")

@@ -1,0 +1,225 @@
+import hashlib
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from tiny_models import tiny
+
+import neurofm
+from neurofm import config, leaves
+from neurofm.checkpoint import Checkpoints
+from neurofm.errors import NeuroFMError
+from neurofm.model import load, save
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+def equal(a, b) -> bool:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
+
+
+def test_a_model_folder_brings_back_exactly_what_was_saved(model, tmp_path):
+    save(tmp_path / "m", model.task, model.variables, {"step": 7})
+    back = load(tmp_path / "m")
+    assert back.task == model.task
+    assert equal(back.variables, model.variables)
+    assert back.meta["step"] == 7
+    assert back.contract == model.contract
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
+def test_scanned_layers_have_their_own_names_in_the_file(model, tmp_path):
+    save(tmp_path / "m", model.task, model.variables, {})
+    stored = safetensors.numpy.load_file(tmp_path / "m" / "model.safetensors")
+    stacked = model.variables["params"]["encoder"]["blocks"]["attn"]["query"]["kernel"]
+    for i, layer in enumerate(stacked):
+        name = f"params/encoder/blocks_{i:02d}/attn/query/kernel"
+        np.testing.assert_array_equal(stored[name], layer)
+    assert not any("/blocks/" in name for name in stored)
+    assert any(name.startswith("slow/teacher/blocks_01/") for name in stored)
+
+
+names = st.sampled_from(["a", "norm", "blocks_0", "blocks_12", "conv_0"])
+numbers = st.floats(-1, 1, width=32)
+leaf = array_shapes(max_dims=2, max_side=3).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=numbers)
+)
+trees = st.recursive(
+    leaf, lambda children: st.dictionaries(names, children, min_size=1, max_size=3)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tree=trees, depth=st.integers(1, 120))
+def test_names_and_trees_round_trip(tree, depth):
+    whole = {"params": {"rest": {"x": tree}}}
+    whole["params"]["blocks"] = {"w": np.arange(6.0 * depth).reshape(depth, 3, 2)}
+    flat = dict(leaves.named(whole))
+    assert sum(x.size for x in flat.values()) == leaves.n_params(whole)
+    assert f"params/blocks_{depth - 1:02d}/w" in flat or depth > 100
+    assert equal(leaves.nested(flat), whole)
+
+
+def test_a_missing_layer_is_noticed(model, tmp_path):
+    for layer in ("00", "01"):
+        save(tmp_path / "m", model.task, model.variables, {})
+        weights = tmp_path / "m" / "model.safetensors"
+        stored = safetensors.numpy.load_file(weights)
+        del stored[f"params/encoder/blocks_{layer}/mlp_in/bias"]
+        safetensors.numpy.save_file(stored, weights)
+        with pytest.raises(NeuroFMError, match="params/encoder/blocks/mlp_in/bias"):
+            load(tmp_path / "m")
+
+
+def test_params_sha256_is_what_its_docstring_says(model, tmp_path):
+    save(tmp_path / "m", model.task, model.variables, {})
+    stored = safetensors.numpy.load_file(tmp_path / "m" / "model.safetensors")
+    digest = hashlib.sha256()
+    for name in sorted(n for n in stored if n.startswith("params/")):
+        x = stored[name]
+        text = [name.removeprefix("params/"), ",".join(map(str, x.shape)), "float32"]
+        digest.update("".join(f"{part}\0" for part in text).encode())
+        digest.update(x.astype("<f4").tobytes(order="C"))
+    assert leaves.params_sha256(model.variables["params"]) == digest.hexdigest()
+
+
+def test_params_sha256_tells_models_apart_and_not_arrays_from_copies(model):
+    params = model.variables["params"]
+    own = leaves.params_sha256(params)
+    assert leaves.params_sha256(jax.tree.map(jnp.asarray, params)) == own
+    assert leaves.params_sha256(dict(reversed(params.items()))) == own
+    token = params["mask_token"]
+    changed = (
+        {**params, "mask_token": np.nextafter(token, np.float32(9))},
+        {**params, "mask_token": token[None]},
+        {**params, "mask_tokem": token},
+    )
+    assert all(leaves.params_sha256(other) != own for other in changed)
+
+
+def test_saving_again_replaces_a_model_folder_and_nothing_else(model, tmp_path):
+    save(tmp_path / "m", model.task, model.variables, {"step": 1})
+    save(tmp_path / "m", model.task, model.variables, {"step": 2})
+    assert load(tmp_path / "m").meta["step"] == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(NeuroFMError, match="is not a model folder"):
+        save(tmp_path / "mine", model.task, model.variables, {})
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_save_that_fails_leaves_the_old_folder(model, tmp_path, monkeypatch):
+    save(tmp_path / "m", model.task, model.variables, {"step": 1})
+
+    def full_disk(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save(tmp_path / "m", model.task, model.variables, {"step": 2})
+    assert load(tmp_path / "m").meta["step"] == 1
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def edit(path, **changes):
+    described = json.loads(path.read_text())
+    for key, value in changes.items():
+        described[key] |= value
+    path.write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("task", {"name": "wavjeppa"}, "did you mean wavjepa"),
+        ("task", {"widht": 3}, "did you mean width"),
+        ("task", {"width": 16}, "of shape"),
+        ("task", {"depth": 3}, "of shape"),
+        ("contract", {"sfreq": 16000.0}, "input contract"),
+        ("contract", {"rate": 1}, "another version"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(model, tmp_path, part, change, words):
+    save(tmp_path / "m", model.task, model.variables, {})
+    edit(tmp_path / "m" / "config.json", **{part: change})
+    with pytest.raises(NeuroFMError, match=words):
+        load(tmp_path / "m")
+
+
+def test_missing_and_unknown_arrays_are_refused(model, tmp_path):
+    params = model.variables["params"]
+    lacking = {k: v for k, v in params.items() if k != "feature_norm"}
+    save(tmp_path / "a", model.task, {"params": lacking}, {})
+    with pytest.raises(NeuroFMError, match=r"lacks 2 arrays .*params/feature_norm"):
+        load(tmp_path / "a")
+    save(tmp_path / "b", model.task, {"params": {**params, "head": params}}, {})
+    with pytest.raises(NeuroFMError, match="no such array"):
+        load(tmp_path / "b")
+
+
+def test_a_model_without_its_training_parts_loads(model, tmp_path):
+    kept = model.task.inference(model.variables)
+    save(tmp_path / "m", model.task, kept, {})
+    wave = np.random.default_rng(0).standard_normal((1, 260))
+    ours, whole = load(tmp_path / "m").embed(wave, 800.0), model.embed(wave, 800.0)
+    np.testing.assert_array_equal(ours.values["last"], whole.values["last"])
+
+
+def write_run(workdir, model) -> None:
+    """A workdir with checkpoints at steps 3 and 5, as a run leaves it."""
+    exp = config.to_json(config.Experiment(task=model.task))
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(exp))
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=3)
+    for step in (3, 5):
+        held = jax.tree.map(jnp.asarray, model.variables)
+        held["params"]["mask_token"] += step
+        state = {
+            "params": held["params"],
+            "slow": held["slow"],
+            "buffers": {},
+            "opt": {"count": jnp.asarray(step)},
+            "step": jnp.asarray(step),
+        }
+        checkpoints.save(step, state, {"config": exp, "datasets": ["ab12"]})
+    checkpoints.wait()
+
+
+def test_a_workdir_and_its_checkpoints_are_models(model, tmp_path):
+    write_run(tmp_path / "run", model)
+    token = model.variables["params"]["mask_token"]
+    places = {"": 5, "checkpoints": 5, "checkpoints/5": 5, "checkpoints/3": 3}
+    for place, step in places.items():
+        loaded = neurofm.load(tmp_path / "run" / place)
+        assert loaded.task == model.task
+        np.testing.assert_allclose(
+            loaded.variables["params"]["mask_token"], token + step
+        )
+        assert loaded.meta["pretrained_on"] == ["ab12"]
+    assert neurofm.load(tmp_path / "run/checkpoints/3").meta["step"] == 3
+
+
+def test_paths_that_are_no_model_give_one_sentence(model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for path in ("empty", "file", "none"):
+        with pytest.raises(NeuroFMError, match="give a run's workdir") as error:
+            load(tmp_path / path)
+        assert "\n" not in str(error.value)
+    save(tmp_path / "m", model.task, model.variables, {})
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(NeuroFMError, match="cut short"):
+        load(tmp_path / "m")
