@@ -8,7 +8,7 @@ scores on test rows.
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from neurofm import config, encode, files, inputs
+from neurofm import config, encode, files, inputs, report
 from neurofm.contract import InputContract
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.records import Dataset, open_dataset
@@ -78,7 +78,7 @@ def evaluate(
     pattern: str | None = None,
     subdirs: str | None = None,
 ) -> dict[str, Any]:
-    """Score models or stored embeddings; writes OUT/scores.json.
+    """Score models or stored embeddings; writes OUT/scores.json and OUT/report.html.
 
     Args:
       given: models or embedding folders; several are seeds of one system, averaged.
@@ -98,7 +98,7 @@ def evaluate(
     """
     if suite not in SUITES:
         raise NeuroFMError(f"no suite is called {suite!r}: {suggest(suite, [*SUITES])}")
-    entrants = [_entrant(Path(path)) for path in given]
+    entrants = [entrant(Path(path)) for path in given]
     if not entrants:
         raise NeuroFMError("nothing was given to score: name a model or embeddings")
     if any(e.system != entrants[0].system for e in entrants):
@@ -125,30 +125,46 @@ def evaluate(
         **score_probe(entrants, dataset, examples),
     }
     files.write_json(out / "scores.json", result)
+    report.render([out], out / "report.html")
     return result
 
 
 def score_probe(
-    entrants: Sequence[Entrant], dataset: Dataset, examples: Examples
+    entrants: Sequence[Entrant],
+    dataset: Dataset,
+    examples: Examples,
+    more: Mapping[str, Embed] | None = None,
 ) -> dict[str, Any]:
-    """Scores of the probe suite, see `evaluate`."""
+    """Scores of the probe suite, see `evaluate`.
+
+    Args:
+      entrants: the seeds of `model`.
+      dataset: what is read.
+      examples: what is scored.
+      more: name -> further networks to score beside, such as `supervised`.
+    """
+    fresh = [e.untrained for e in entrants if e.untrained is not None]
+    networks = {"model": [e.embed for e in entrants], "untrained": fresh}
+    networks |= {name: [embed] for name, embed in (more or {}).items()}
     systems: dict[str, list[Candidates]] = {}
-    for name in ("model", "untrained"):
-        embeds = [e.embed if name == "model" else e.untrained for e in entrants]
-        for embed in embeds:
-            if embed is not None:
-                _log.info("reading %d recordings: %s", len(dataset), name)
-                made = vectors(embed, network_pools, dataset, examples)
-                systems.setdefault(name, []).append(made)
+    for name, seeds in networks.items():
+        for embed in seeds:
+            _log.info("reading %d recordings: %s", len(set(examples.row)), name)
+            made = vectors(embed, network_pools, dataset, examples)
+            systems.setdefault(name, []).append(made)
     baselines = log_mel_candidates(dataset, examples)
-    systems["baseline"] = [baselines]
-    systems |= {name: [{name: x}] for name, x in baselines.items()}
     _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
-    result = compare(systems, examples, PAIRS)
+    result = compare(systems, baselines, examples, PAIRS)
     if n_seen := _n_seen(entrants, dataset, examples):
         result["scores"]["model"] |= {"transductive": True, "n_transductive": n_seen}
         _log.warning("transductive: pretraining saw %d of the test items", n_seen)
     return result
+
+
+def score_model(embed: Embed, dataset: Dataset, examples: Examples) -> dict[str, Any]:
+    """The score of one network alone: its entry in `scores`, see `evaluate`."""
+    systems = {"model": [vectors(embed, network_pools, dataset, examples)]}
+    return compare(systems, {}, examples)["scores"]["model"]
 
 
 def _n_seen(entrants: Sequence[Entrant], dataset: Dataset, examples: Examples) -> int:
@@ -177,13 +193,14 @@ def _dataset(
     return open_dataset(path)
 
 
-def _entrant(path: Path) -> Entrant:
+def entrant(path: Path) -> Entrant:
+    """A model or a folder of embeddings, made ready to read recordings."""
     if (path / "embeddings.json").is_file():
         return _stored(open_embeddings(path))
     model = load(path)
     return Entrant(
-        embed=_network(model),
-        untrained=_network(untrained(model)),
+        embed=network(model),
+        untrained=network(untrained(model)),
         contract=model.contract,
         system=config.to_json(model.task),
         seen=_seen(path),
@@ -210,7 +227,9 @@ def untrained(model: Model) -> Model:
     return Model(model.task, variables, {"source": "untrained", "seed": seed})
 
 
-def _network(model: Model) -> Embed:
+def network(model: Model) -> Embed:
+    """All layers of a model; recordings are brought to its input contract."""
+
     def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading]]:
         converted: list[tuple[str, list[inputs.Difference]]] = []
 

@@ -13,6 +13,7 @@ over lie stacked in memory, under the name `blocks`, and one by one in the file.
 import functools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -161,6 +162,8 @@ def save(
         for name, text in texts.items():
             (new / name).write_text(text)
         safetensors.numpy.save_file(arrays, new / "model.safetensors")
+        # As any new file: safetensors would keep it to its owner.
+        shutil.copymode(new / "config.json", new / "model.safetensors")
         if folder.exists():
             folder.rename(Path(draft, "old"))
         new.rename(folder)

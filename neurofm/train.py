@@ -146,6 +146,7 @@ def pretrain(
     def save(step: int) -> None:
         fetch()
         meta = {
+            "step": step,
             "config": config.to_json(exp),
             "contract": vars(spec.contract),
             "datasets": hashes,

@@ -91,6 +91,7 @@ def test_all_formats_hold_the_same(folder, tmp_path):
         for i, layer in itertools.product(range(7), ("last", "layer_01", "row")):
             np.testing.assert_array_equal(out.read(i, layer), outs[0].read(i, layer))
             np.testing.assert_array_equal(out.times(i), outs[0].times(i))
+        assert len({p.stat().st_mode for p in out.path.iterdir()}) == 1
     with np.load(tmp_path / "npz" / "embeddings-00000.npz") as arrays:
         assert "far/6.flac/last" in arrays
     with pytest.raises(NeuroFMError, match="format 'csv' is unknown"):
@@ -192,11 +193,13 @@ def test_only_bad_files_are_an_error(tmp_path):
     (tmp_path / "empty.wav").touch()
     with pytest.raises(NeuroFMError, match=r"none of 1 .*empty\.wav: .*0 bytes"):
         embed(ECHO, [tmp_path / "empty.wav"], tmp_path / "out")
+    soundfile.write(tmp_path / "empty.wav", noise(90), 100)  # mended
+    assert embed(ECHO, [tmp_path / "empty.wav"], tmp_path / "out")["n_embeddings"] == 1
     with pytest.raises(NeuroFMError, match="is not there"):
-        embed(ECHO, [tmp_path / "none"], tmp_path / "out")
+        embed(ECHO, [tmp_path / "none"], tmp_path / "other")
     (tmp_path / "dir").mkdir()
     with pytest.raises(NeuroFMError, match="neither sound files nor"):
-        embed(ECHO, [tmp_path / "dir"], tmp_path / "out")
+        embed(ECHO, [tmp_path / "dir"], tmp_path / "other")
 
 
 def test_a_dataset_brings_its_labels(dataset, tmp_path):
@@ -284,6 +287,15 @@ def test_a_real_model_gives_files_what_it_gives_arrays(folder, tmp_path):
             np.testing.assert_allclose(
                 out.read(i, layer), alone.values[layer], atol=1e-5
             )
+
+
+@pytest.mark.parametrize("format", embeddings.SUFFIXES)
+def test_a_damaged_shard_is_named(folder, tmp_path, format):
+    embed(ECHO, [folder], tmp_path / "out", format=format)
+    (shard,) = (tmp_path / "out").glob("embeddings-*")
+    shard.write_bytes(shard.read_bytes()[:300])
+    with pytest.raises(NeuroFMError, match=f"{shard.name} is damaged"):
+        open_embeddings(tmp_path / "out").read(0)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def test_a_model_folder_brings_back_exactly_what_was_saved(model, tmp_path):
     assert back.meta["step"] == 7
     assert back.contract == model.contract
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+    assert len({p.stat().st_mode for p in (tmp_path / "m").iterdir()}) == 1
 
 
 def test_scanned_layers_have_their_own_names_in_the_file(model, tmp_path):

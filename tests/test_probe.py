@@ -212,7 +212,7 @@ labels = st.lists(st.integers(0, 5), min_size=12, max_size=40).filter(
 @given(labels, st.sampled_from(["logo", "groupkfold:2", "groupkfold:3"]))
 def test_folds_test_every_item_once_and_never_part_a_group(group, scheme):
     group = np.array(group)
-    made = folds(scheme, len(group), group)
+    made = folds(scheme, np.arange(len(group)), group)
     tested = np.concatenate([fold.test for fold in made])
     np.testing.assert_array_equal(np.sort(tested), np.arange(len(group)))
     for fold in made:
@@ -232,19 +232,36 @@ def test_inner_folds_stay_within_their_rows_and_never_part_a_group(group):
 
 
 def test_k_folds_of_items_differ_in_size_by_one_at_most():
-    sizes = [len(fold.test) for fold in folds("kfold:4", 11)]
+    sizes = [len(fold.test) for fold in folds("kfold:4", np.arange(11))]
     assert sorted(sizes) == [2, 3, 3, 3]
+
+
+def test_k_folds_keep_the_intervals_of_a_recording_together():
+    recordings = np.repeat(np.arange(6), [1, 5, 2, 3, 1, 4])
+    for fold in folds("kfold:3", recordings):
+        assert not set(recordings[fold.train]) & set(recordings[fold.test])
+
+
+def test_folds_of_groups_and_columns_are_named_by_what_is_tested():
+    group = np.array(["bob", "ann", "ann", "cy"])
+    made = folds("logo", np.arange(4), group)
+    assert {f.name: f.test.tolist() for f in made} == {
+        "ann": [1, 2],
+        "bob": [0],
+        "cy": [3],
+    }
+    assert [f.name for f in folds(np.array([7, 7, 5, 5]), np.arange(4))] == ["5", "7"]
 
 
 def test_a_column_of_words_makes_one_fold_and_leaves_out_blank_rows():
     column = np.array(["train", "test", "", "valid", "train", "test"])
-    (fold,) = folds(column, 6)
+    (fold,) = folds(column, np.arange(6))
     assert (fold.train.tolist(), fold.valid.tolist()) == ([0, 4], [3])
     assert fold.test.tolist() == [1, 5]
 
 
 def test_a_column_of_numbers_makes_a_fold_of_each():
-    made = folds(np.array([2, 1, 2, 3, 1]), 5)
+    made = folds(np.array([2, 1, 2, 3, 1]), np.arange(5))
     assert [fold.test.tolist() for fold in made] == [[1, 4], [0, 2], [3]]
 
 
@@ -262,10 +279,10 @@ def test_a_column_of_numbers_makes_a_fold_of_each():
 )
 def test_splits_that_cannot_be_made_say_why(split, message):
     with pytest.raises(NeuroFMError, match=message):
-        folds(split, 6)
+        folds(split, np.arange(6))
 
 
 def test_a_group_on_both_sides_is_refused_by_name():
     column = np.array(["train", "train", "test", "test"])
     with pytest.raises(NeuroFMError, match=r"1 groups .*\(ann\)"):
-        folds(column, 4, np.array(["bob", "ann", "ann", "cy"]))
+        folds(column, np.arange(4), np.array(["bob", "ann", "ann", "cy"]))

@@ -15,8 +15,9 @@ each finished shard; an interrupted run goes on behind the last one.
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from neurofm.errors import NeuroFMError
 Row = tuple[str, Mapping[str, np.ndarray], np.ndarray, Mapping[str, Any]]
 SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", "hdf5": ".h5"}
 VERSION = 1
+_DAMAGE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+_DAMAGE += (safetensors.SafetensorError,)
 
 # A shard is closed by what it holds, never by the clock: the same inputs give the same
 # shards. An hour of signal is what a restart may have to repeat.
@@ -53,6 +56,7 @@ class Embeddings:
     path: Path
     info: dict[str, Any]
     index: pa.Table
+    _open: dict[str, Any] = field(default_factory=dict, repr=False)  # the last shard
 
     def read(self, row: int, layer: str = "last") -> Float[np.ndarray, "T D"]:
         """One embedding of one layer."""
@@ -68,8 +72,16 @@ class Embeddings:
             raise NeuroFMError(
                 f"{self.path} holds no layer {name!r}: it holds {', '.join(layers)}"
             )
-        shard = self.path / self.index["shard"][row].as_py()
-        return read_array(shard, f"{self.index['embedding'][row].as_py()}/{name}")
+        shard = self.index["shard"][row].as_py()
+        try:
+            if shard not in self._open:
+                self._open.clear()
+                self._open[shard] = open_arrays(self.path / shard)
+            return self._open[shard](f"{self.index['embedding'][row].as_py()}/{name}")
+        except _DAMAGE as error:
+            raise NeuroFMError(
+                f"{self.path / shard} is damaged or gone ({error}): embed again"
+            ) from error
 
 
 def open_embeddings(path: str | os.PathLike) -> Embeddings:
@@ -116,13 +128,13 @@ class Writer:
                 f"{self.out} exists and is not empty: choose another --out"
             )
         file = self.partial / "request.json"
-        if file.is_file():
+        tables = sorted(self.partial.glob("rows-*.parquet"))
+        if tables:
             require_same(self.partial, json.loads(file.read_text()), self.request)
         self.partial.mkdir(parents=True, exist_ok=True)
         for draft in self.partial.glob("draft-*"):
             draft.unlink()
         _write_whole(file, lambda draft: draft.write_text(json.dumps(self.request)))
-        tables = sorted(self.partial.glob("rows-*.parquet"))
         self.rows = [row for t in tables for row in pq.read_table(t).to_pylist()]
         self.done = {row["item"] for row in self.rows}
         self._start_shard(len(tables))
@@ -224,7 +236,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays in the format that the suffix tells."""
     if path.suffix == ".safetensors":
         whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+        path.touch()
+        mode = path.stat().st_mode
         safetensors.numpy.save_file(whole, path)
+        path.chmod(mode)  # as any new file: safetensors would keep it to its owner
     elif path.suffix == ".npz":
         np.savez(path, allow_pickle=False, **arrays)
     else:
@@ -235,20 +250,19 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 f.create_dataset(name, data=x)
 
 
-def read_array(path: Path, name: str) -> np.ndarray:
-    """Read one array of a shard."""
-    try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, framework="np") as f:
-                return f.get_tensor(name)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as f:
-                return f[name]
-        import h5py
+def open_arrays(path: Path) -> Callable[[str], np.ndarray]:
+    """Open what `write_arrays` wrote: a function from name to array."""
+    if path.suffix == ".safetensors":
+        return safetensors.safe_open(path, framework="np").get_tensor
+    if path.suffix == ".npz":
+        archive = zipfile.ZipFile(path)  # np.load leaves a damaged one open
 
-        with h5py.File(path) as f:
-            return np.asarray(f[name])
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise NeuroFMError(
-            f"{path} is damaged or lacks {name!r} ({error}): embed again"
-        ) from error
+        def member(name: str) -> np.ndarray:
+            with archive.open(f"{name}.npy") as f:
+                return np.lib.format.read_array(f, allow_pickle=False)
+
+        return member
+    import h5py
+
+    f = h5py.File(path)
+    return lambda name: np.asarray(f[name])

@@ -42,12 +42,12 @@ def _embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading
 
 def _mean_std(
     values: Float[np.ndarray, "T F"], mask: Bool[np.ndarray, " T"]
-) -> Float[np.ndarray, " 2F"]:
+) -> Float[np.ndarray, "2*F"]:
     return mean_std(values[mask])
 
 
 def _centred_bins(
     values: Float[np.ndarray, "T F"], mask: Bool[np.ndarray, " T"]
-) -> Float[np.ndarray, " 8F"]:
+) -> Float[np.ndarray, "8*F"]:
     kept = values[mask]
     return time_bins(kept - kept.mean(0), 8)

@@ -3,6 +3,7 @@
 Axis letters: N examples.
 """
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -34,7 +35,8 @@ class Examples:
       span: onset and offset of the interval in seconds, or None for whole recordings.
       target: classes (words, whole numbers) or numbers (floats).
       groups: what must not be on both sides of a split, or None.
-      clusters: what intervals of scores are drawn over: groups, else recordings.
+      clusters: what inner folds keep whole and intervals are drawn over: groups, else
+        recordings.
       folds: who is trained on, chosen on and tested on.
       left_out: why examples are not used -> how many.
     """
@@ -92,7 +94,7 @@ def from_dataset(
         raise NeuroFMError(f"no example has a {target!r}; name another target")
     label = _values(columns, "target", target)
     group = None if groups is None else _values(columns, "groups", groups)
-    made = folds(_split(columns, split or "split"), len(row), group)
+    made = folds(_split(columns, split or "split"), row, group)
     made, strays = _without_strays(made, label)
     left_out["class_not_in_training"] = strays
     for reason, count in left_out.items():
@@ -188,6 +190,6 @@ def _without_strays(
                 f"classes that its training rows lack "
                 f"({', '.join(map(str, strays))}); choose another split"
             )
-        kept.append(Fold(train=fold.train, valid=fold.valid, test=fold.test[learnt]))
+        kept.append(dataclasses.replace(fold, test=fold.test[learnt]))
         n_strays += strays.total()
     return kept, n_strays

@@ -7,13 +7,16 @@ baseline; the test rows are only predicted.
 Axis letters: N items, M some of them, F features, K outputs, S settings, T tokens.
 """
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import linalg
+from threadpoolctl import threadpool_limits
 
 from neurofm.errors import NeuroFMError
 from neurofm.eval.splits import Fold, inner_folds
@@ -95,28 +98,25 @@ def fit(
       NeuroFMError: a class of the test rows is missing in training, or the training
         rows hold one class only.
     """
+    if not candidates:
+        raise NeuroFMError("the probe was given no features; name at least one layer")
     goal = _Goal.of(target, fold)
     if len(fold.valid):
         inner = [Fold(train=fold.train, test=fold.valid)]
     else:
         inner = inner_folds(fold.train, groups)
-    held_out = np.concatenate([f.test for f in inner])
-    best: Choice | None = None
-    for name, features in candidates.items():
-        for kind, settings in SETTINGS.items():
-            parts = [
-                _fitted(kind, features, goal, f.train)(features[f.test]) for f in inner
-            ]
-            outputs = np.concatenate(parts, axis=1)  # [S, M, K]
-            for setting, output in zip(settings, outputs, strict=True):
-                points, weights = goal.mark(held_out, output)
-                score = float(points.sum() / weights.sum())
-                if best is None or score > best.score:
-                    best = Choice(name, kind, setting, score)
-    if best is None:
-        raise NeuroFMError("the probe was given no features; name at least one layer")
-    features, known = candidates[best.candidate], _known(fold)
-    outputs = _fitted(best.kind, features, goal, known)(features[fold.test])
+
+    def chosen(name: str) -> Choice:
+        return _choose(name, candidates[name], goal, inner)
+
+    # One thread a candidate: on small matrices the threads of BLAS wait for each other.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+    ):
+        best = max(threads.map(chosen, candidates), key=lambda choice: choice.score)
+        features, known = candidates[best.candidate], _known(fold)
+        outputs = _fitted(best.kind, features, goal, known)(features[fold.test])
     output = outputs[SETTINGS[best.kind].index(best.setting)]
     return Outcome(goal.decide(output), *goal.mark(fold.test, output), best)
 
@@ -125,7 +125,7 @@ def chance(target: Shaped[np.ndarray, "N *K"], fold: Fold) -> Outcome:
     """Always the commonest class (in regression the mean) of the rows not tested."""
     goal = _Goal.of(target, fold)
     output = np.tile(goal.outputs[_known(fold)].mean(0), (len(fold.test), 1))
-    choice = Choice("none", "constant", 0.0, float("nan"))
+    choice = Choice("none", "constant", 0.0, 0.0)
     return Outcome(goal.decide(output), *goal.mark(fold.test, output), choice)
 
 
@@ -169,6 +169,24 @@ class _Goal:
         share = np.where(share > 0, share, np.inf)  # a constant output says nothing
         points = (spread - (truth - output) ** 2) / share
         return points.sum(1), (spread / share).sum(1)
+
+
+def _choose(
+    name: str, features: Float[np.ndarray, "N F"], goal: _Goal, inner: list[Fold]
+) -> Choice:
+    """The best probe of one candidate over inner folds."""
+    held_out = np.concatenate([f.test for f in inner])
+    choices = []
+    for kind, settings in SETTINGS.items():
+        parts = [
+            _fitted(kind, features, goal, f.train)(features[f.test]) for f in inner
+        ]
+        outputs = np.concatenate(parts, axis=1)  # [S, M, K]
+        for setting, output in zip(settings, outputs, strict=True):
+            points, weights = goal.mark(held_out, output)
+            score = float(points.sum() / weights.sum())
+            choices.append(Choice(name, kind, setting, score))
+    return max(choices, key=lambda choice: choice.score)
 
 
 def _known(fold: Fold) -> Int[np.ndarray, " M"]:

@@ -1,7 +1,10 @@
-"""Scores of several systems on the same examples, with intervals and differences."""
+"""Scores of several systems on the same examples, with intervals and differences.
+
+Axis letters: S seeds, M test items of all folds.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,102 +13,96 @@ from jaxtyping import Float, Shaped
 from neurofm.eval import probe
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates
+from neurofm.eval.probe import Outcome
 from neurofm.eval.stats import Interval, interval, paired
 
-
-@dataclass(frozen=True)
-class _Scored:
-    """One system's probes: rows are seeds, columns the test items of all folds."""
-
-    points: Float[np.ndarray, "S M"]
-    weights: Float[np.ndarray, " M"]
-    by_fold: Float[np.ndarray, "S K"]
-    chosen: list[dict[str, Any]]
+Probed = list[list[Outcome]]  # by seed, by fold
 
 
 def compare(
     systems: Mapping[str, Sequence[Candidates]],
+    baselines: Candidates,
     examples: Examples,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """Probe every system on every fold in the same way.
+    """Probe every system and baseline on every fold in the same way.
 
     Args:
-      systems: name -> the candidates of each of its seeds; `chance` is added.
-      pairs: names whose difference is asked for; those of unknown names are left out.
+      systems: name -> the candidates of each of its seeds.
+      baselines: name -> its only candidate. `baseline`, the best of them by validation
+        in each fold, and `chance` are added.
+      pairs: names whose differences are asked for; a pair with a missing name is not
+        reported.
 
     Returns:
       `metric` (accuracy or r2); `over` (what intervals are drawn over: groups,
-      recordings, or examples where a test set holds one group only); `scores`: name ->
-      mean (over test items), std (over folds), n (test items), low and high (95%),
-      folds, seeds, chosen; `differences`: "a-b" -> mean, low, high.
+      recordings, or examples where all test items share one of these); `scores`: name
+      -> mean (over test items), std (over folds), n (test items), low and high (95%
+      interval), folds, seeds, chosen; `differences`: "a-b" -> mean, low, high.
     """
-    scored = {name: _probe(seeds, examples) for name, seeds in systems.items()}
-    scored["chance"] = _probe([None], examples)
+
+    def fitted(candidates: Candidates) -> list[Outcome]:
+        return [
+            probe.fit(candidates, examples.target, fold, examples.clusters)
+            for fold in examples.folds
+        ]
+
+    probed: dict[str, Probed] = {
+        name: [fitted(candidates) for candidates in seeds]
+        for name, seeds in systems.items()
+    }
+    alone = {name: fitted({name: features}) for name, features in baselines.items()}
+    best = [
+        max(outcomes, key=lambda outcome: outcome.choice.score)
+        for outcomes in zip(*alone.values(), strict=True)
+    ]
+    chance = [probe.chance(examples.target, fold) for fold in examples.folds]
+    probed |= {"baseline": [best]} if best else {}
+    probed |= {name: [outcomes] for name, outcomes in alone.items()}
+    probed["chance"] = [chance]
+
     over, clusters = _clusters(examples)
-
-    def summary(one: _Scored) -> dict[str, Any]:
-        found = interval(one.points, one.weights, clusters)
-        folds = one.by_fold.mean(0)
-        return {
-            **_bounds(found),
-            "std": float(folds.std()),
+    weights = np.concatenate([outcome.weights for outcome in chance])
+    points = {name: _points(seeds) for name, seeds in probed.items()}
+    differences = {
+        f"{a}-{b}": _bounds(paired(points[a], points[b], weights, clusters))
+        for a, b in pairs
+        if a in points and b in points
+    }
+    scores = {}
+    for name, seeds in probed.items():
+        by_fold = np.array([[o.score for o in outcomes] for outcomes in seeds]).mean(0)
+        names = [fold.name for fold in examples.folds]
+        scores[name] = {
+            **_bounds(interval(points[name], weights, clusters)),
+            "std": float(by_fold.std()),
             "n": len(clusters),
-            "folds": folds.tolist(),
-            "seeds": (one.points.sum(1) / one.weights.sum()).tolist(),
-            "chosen": one.chosen,
+            "folds": dict(zip(names, by_fold.tolist(), strict=True)),
+            "seeds": (points[name].sum(1) / weights.sum()).tolist(),
+            "chosen": [[asdict(o.choice) for o in outcomes] for outcomes in seeds],
         }
-
-    differences = {}
-    for a, b in pairs:
-        if a in scored and b in scored:
-            weights = scored[a].weights
-            found = paired(scored[a].points, scored[b].points, weights, clusters)
-            differences[f"{a}-{b}"] = _bounds(found)
     real = np.issubdtype(examples.target.dtype, np.floating)
     return {
         "metric": "r2" if real else "accuracy",
         "over": over,
-        "scores": {name: summary(one) for name, one in scored.items()},
+        "scores": scores,
         "differences": differences,
     }
 
 
-def _probe(seeds: Sequence[Candidates | None], examples: Examples) -> _Scored:
-    """Fit and test; candidates of None are for chance."""
-    points, by_fold, chosen = [], [], []
-    weights = np.array([])
-    for number, candidates in enumerate(seeds):
-        outcomes = []
-        for fold in examples.folds:
-            if candidates is None:
-                outcomes.append(probe.chance(examples.target, fold))
-                continue
-            found = probe.fit(candidates, examples.target, fold, examples.groups)
-            outcomes.append(found)
-            chosen.append({"seed": number, **asdict(found.choice)})
-        points.append(np.concatenate([o.points for o in outcomes]))
-        weights = np.concatenate([o.weights for o in outcomes])
-        by_fold.append([o.score for o in outcomes])
-    return _Scored(np.stack(points), weights, np.array(by_fold), chosen)
+def _points(seeds: Probed) -> Float[np.ndarray, "S M"]:
+    return np.stack([np.concatenate([o.points for o in folds]) for folds in seeds])
 
 
 def _clusters(examples: Examples) -> tuple[str, Shaped[np.ndarray, " M"]]:
     """What intervals are drawn over, and its names for all test items."""
     tested = np.concatenate([fold.test for fold in examples.folds])
-    choices = {"recordings": examples.row, "examples": np.arange(len(examples.row))}
-    if examples.groups is not None:
-        choices = {"groups": examples.groups, **choices}
-    for over, names in choices.items():
-        if len(np.unique(names[tested])) > 1:
-            return over, names[tested]
+    over = "recordings" if examples.groups is None else "groups"
+    for name, of in ((over, examples.clusters), ("recordings", examples.row)):
+        if len(np.unique(of[tested])) > 1:
+            return name, of[tested]
     return "examples", tested
 
 
-def _bounds(found: Interval) -> dict[str, Any]:
-    return {
-        "mean": found.value,
-        "low": found.low,
-        "high": found.high,
-        "n_groups": found.n_groups,
-    }
+def _bounds(found: Interval) -> dict[str, float]:
+    return {"mean": found.value, "low": found.low, "high": found.high}

@@ -14,22 +14,26 @@ from neurofm.errors import NeuroFMError
 SCHEME = re.compile(r"(logo)|(groupkfold|kfold):([0-9]+)")
 
 
-def _none() -> Int[np.ndarray, " M"]:
+def _none() -> Int[np.ndarray, "0"]:
     return np.array([], int)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Row numbers; an empty `valid` means that choices are made by inner folds."""
+    """Row numbers; an empty `valid` means that choices are made by inner folds.
 
-    train: Int[np.ndarray, " M"]
-    test: Int[np.ndarray, " M"]
-    valid: Int[np.ndarray, " M"] = field(default_factory=_none)
+    `name` tells folds apart: the group, value or number that is tested.
+    """
+
+    train: Int[np.ndarray, " train"]
+    test: Int[np.ndarray, " test"]
+    valid: Int[np.ndarray, " valid"] = field(default_factory=_none)
+    name: str = "test"
 
 
 def folds(
     split: str | Shaped[np.ndarray, " N"],
-    n_items: int,
+    recordings: Int[np.ndarray, " N"],
     groups: Shaped[np.ndarray, " N"] | None = None,
 ) -> list[Fold]:
     """Folds of a scheme or a column.
@@ -38,7 +42,7 @@ def folds(
       split: `logo` (each group is tested once), `groupkfold:K`, `kfold:K` (drawn with a
         fixed seed), or a column: the words train, valid and test make one fold (rows
         without a word are left out), anything else is fold numbers, each tested once.
-      n_items: N.
+      recordings: number of each item's recording; `kfold:K` keeps recordings whole.
       groups: what must not be on both sides of a split, as speaker or subject.
 
     Raises:
@@ -46,7 +50,7 @@ def folds(
         sides.
     """
     if isinstance(split, str):
-        test_sets = _scheme(split, n_items, groups)
+        test_sets = _scheme(split, recordings, groups)
     elif {"train", "test"} & set(split.tolist()):
         words = ("train", "valid", "test")
         train, valid, test = (np.flatnonzero(split == word) for word in words)
@@ -59,14 +63,17 @@ def folds(
             )
         return _checked([Fold(train=train, valid=valid, test=test)], groups)
     else:
-        test_sets = [np.flatnonzero(split == name) for name in np.unique(split)]
+        test_sets = {str(n): np.flatnonzero(split == n) for n in np.unique(split)}
         if len(test_sets) < 2:
             raise NeuroFMError(
                 f"the split column holds one value only ({split[0]}); it needs the "
                 "words train and test, or at least two folds"
             )
-    rows = np.arange(n_items)
-    made = [Fold(train=np.setdiff1d(rows, test), test=test) for test in test_sets]
+    rows = np.arange(len(recordings))
+    made = [
+        Fold(train=np.setdiff1d(rows, test), test=test, name=name)
+        for name, test in test_sets.items()
+    ]
     return _checked(made, groups)
 
 
@@ -84,8 +91,11 @@ def inner_folds(
 
 
 def _scheme(
-    split: str, n_items: int, groups: Shaped[np.ndarray, " N"] | None
-) -> list[Int[np.ndarray, " M"]]:
+    split: str,
+    recordings: Int[np.ndarray, " N"],
+    groups: Shaped[np.ndarray, " N"] | None,
+) -> dict[str, Int[np.ndarray, " _"]]:
+    """Test rows by the name of their fold."""
     found = SCHEME.fullmatch(split)
     if found is None:
         raise NeuroFMError(
@@ -93,23 +103,24 @@ def _scheme(
             "groupkfold:K and kfold:K"
         )
     if found[2] == "kfold":
-        labels, k = np.arange(n_items), int(found[3])
+        labels, k = recordings, int(found[3])
     elif groups is None:
         raise NeuroFMError(f"the split {split!r} needs groups: name their column")
+    elif found[1] and len(names := np.unique(groups)) > 1:
+        return {str(name): np.flatnonzero(groups == name) for name in names}
     else:
-        labels = groups
-        k = len(np.unique(groups)) if found[1] else int(found[3])
+        labels, k = groups, int(found[3] or 1)
     if not 2 <= k <= len(np.unique(labels)):
         raise NeuroFMError(
             f"{split!r} asks for {k} folds of {len(np.unique(labels))} groups or "
-            "items; give at least 2 folds and no more than there are groups"
+            "recordings; give at least 2 folds and no more than there are groups"
         )
-    return _group_k_fold(labels, k)
+    return {str(i): rows for i, rows in enumerate(_group_k_fold(labels, k))}
 
 
 def _group_k_fold(
     labels: Shaped[np.ndarray, " M"], k: int
-) -> list[Int[np.ndarray, " Q"]]:
+) -> list[Int[np.ndarray, " _"]]:
     """Positions in k folds of nearly equal size; equal labels share a fold.
 
     The largest label goes to the emptiest fold first; equally large ones come in an

@@ -1,6 +1,6 @@
 """Span masks for latent prediction, drawn on the device inside the step.
 
-Axes: B examples, N target groups, S tokens, R candidate draws.
+Axes: B examples, N target groups, S tokens, Q span masks of a draw, U = S + 1 numbers.
 
 Source: WavJEPA (arXiv 2509.23238), its released samplers: `TimeInverse` for the
 AudioSet models, `Speech` for the LibriSpeech ones.
@@ -35,21 +35,23 @@ def most_spans(share: float, length: int, tokens: int) -> int:
 
 
 def span_mask(
-    key: jax.Array, valid: Int[Array, ""], share: float, length: int, tokens: int
+    uniform: Float[Array, " U"], valid: Int[Array, ""], share: float, length: int
 ) -> Bool[Array, " S"]:
     """Mark `floor(share * valid / length + u)` spans among the first `valid` tokens.
 
     Starts are distinct and uniform on `{0, ..., valid - length - 1}` (on `{0..n}` where
     that holds no more than the `n` starts wanted), so the last token is never marked;
     spans may overlap and are cut at `valid`.
+
+    Args:
+      uniform: numbers in [0, 1), one more than tokens: u, then a lottery ticket for every start.
     """
-    u_key, start_key = jax.random.split(key)
-    n = jnp.floor(share * valid / length + jax.random.uniform(u_key)).astype(int)
+    u, tickets = uniform[0], uniform[1:]
+    place = jnp.arange(tickets.shape[0])
+    n = jnp.floor(share * valid / length + u).astype(int)
     last = jnp.where(valid - length > n, valid - length - 1, n)
-    place = jnp.arange(tokens)
-    lottery = jnp.where(place <= last, jax.random.uniform(start_key, (tokens,)), -1.0)
-    most = min(most_spans(share, length, tokens), tokens)
-    _, winners = jax.lax.top_k(lottery, most)
+    most = min(most_spans(share, length, place.size), place.size)
+    _, winners = jax.lax.top_k(jnp.where(place <= last, tickets, -1.0), most)
     drawn = jnp.arange(most) < n
     distance = place[None, :] - winners[:, None]
     covered = (distance >= 0) & (distance < length) & drawn[:, None]
@@ -75,19 +77,21 @@ class TimeInverse:
     target_length: int = 10
     min_context: float = 0.1
 
+    @property
+    def n_spans(self) -> int:
+        """Span masks that make one draw."""
+        return 1 + self.n_groups
+
     def draw(
-        self, key: jax.Array, valid: Int[Array, ""], tokens: int
+        self, uniform: Float[Array, "Q U"], valid: Int[Array, ""]
     ) -> tuple[Bool[Array, " S"], Bool[Array, "N S"]]:
-        """One candidate over the first `valid` of `tokens` tokens."""
-        context_key, *keys = jax.random.split(key, 1 + self.n_groups)
-        hidden = span_mask(
-            context_key, valid, self.context_share, self.context_length, tokens
-        )
+        """One candidate over the first `valid` tokens."""
+        hidden = span_mask(uniform[0], valid, self.context_share, self.context_length)
         target = jax.vmap(
-            lambda k: span_mask(k, valid, self.target_share, self.target_length, tokens)
-        )(jnp.stack(keys))
-        context = ~hidden & ~target.any(0) & (jnp.arange(tokens) < valid)
-        return context, target
+            lambda u: span_mask(u, valid, self.target_share, self.target_length)
+        )(uniform[1:])
+        inside = jnp.arange(hidden.shape[0]) < valid
+        return ~hidden & ~target.any(0) & inside, target
 
     def target_cap(self, tokens: int) -> int:
         """The most targets a group can hold."""
@@ -109,15 +113,19 @@ class Speech:
     min_run: int = 5
     min_context: float = 0.5
 
+    @property
+    def n_spans(self) -> int:
+        """Span masks that make one draw."""
+        return self.n_groups
+
     def draw(
-        self, key: jax.Array, valid: Int[Array, ""], tokens: int
+        self, uniform: Float[Array, "N U"], valid: Int[Array, ""]
     ) -> tuple[Bool[Array, " S"], Bool[Array, "N S"]]:
-        """One candidate over the first `valid` of `tokens` tokens."""
-        keys = jax.random.split(key, self.n_groups)
+        """One candidate over the first `valid` tokens."""
         target = jax.vmap(
-            lambda k: span_mask(k, valid, self.target_share, self.target_length, tokens)
-        )(keys)
-        free = ~target.any(0) & (jnp.arange(tokens) < valid)
+            lambda u: span_mask(u, valid, self.target_share, self.target_length)
+        )(uniform)
+        free = ~target.any(0) & (jnp.arange(target.shape[-1]) < valid)
         return without_short_runs(free, self.min_run), target
 
     def target_cap(self, tokens: int) -> int:
@@ -160,9 +168,9 @@ def draw_masks(
     """
 
     def one(key, first, valid):
-        contexts, targets = jax.vmap(lambda k: masker.draw(k, valid, tokens))(
-            jax.random.split(key, N_CANDIDATES)
-        )
+        shape = (N_CANDIDATES, masker.n_spans, 1 + tokens)
+        uniform = jax.random.uniform(key, shape)
+        contexts, targets = jax.vmap(lambda u: masker.draw(u, valid))(uniform)
         count = contexts.sum(-1)
         fits = (count >= masker.min_context * valid) & (count <= context_cap)
         pick = jnp.argmax(fits)  # the first that fits, or the first of all

@@ -51,12 +51,12 @@ def frame_times(n_frames: int) -> Float[np.ndarray, " T"]:
     return HOP_S * np.arange(n_frames) + WINDOW_S / 2
 
 
-def mean_std(values: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " 2F"]:
+def mean_std(values: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "2*F"]:
     """Mean and standard deviation of each band over time."""
     return np.concatenate([values.mean(0), values.std(0)])
 
 
-def time_bins(values: Float[np.ndarray, "T F"], n: int) -> Float[np.ndarray, " nF"]:
+def time_bins(values: Float[np.ndarray, "T F"], n: int) -> Float[np.ndarray, "{n}*F"]:
     """Mean of each column in `n` equal bins of time, bin after bin.
 
     A bin narrower than a row takes the row in which it begins.

@@ -110,7 +110,7 @@ def render(d: Draws, seed: int, part: Part) -> Float[np.ndarray, "n N"]:
     """Equalise the dry sounds, play them in their rooms and add their noises."""
     spectrum = np.fft.rfft(dry(d), _N_FFT)
     spectrum *= np.fft.rfft(rooms(seed, part)[d.room], _N_FFT)
-    spectrum *= _equaliser(d.unit[:, 1, :4], _N_FFT, 2)
+    spectrum *= _equaliser(d.unit[:, 1, :4], _N_FFT, 1.5)
     wet = _level(np.fft.irfft(spectrum, _N_FFT)[:, :N_SAMPLES])
     first = (d.unit[:, 1, 4] * _NOISE_SAMPLES).astype(int)[:, None]
     where = (first + np.arange(N_SAMPLES)) % _NOISE_SAMPLES

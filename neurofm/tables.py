@@ -1,0 +1,112 @@
+"""The tables of a report: what folders have to say, side by side."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from neurofm.clock import duration
+from neurofm.metrics import Row
+
+# Systems of a score table, in the order they are compared.
+SYSTEMS = ("model", "untrained", "baseline", "supervised")
+
+
+def overview(
+    logs: Sequence[Sequence[Row]], configs: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[str]]]:
+    """The few numbers one looks for first: (name, a cell a run)."""
+
+    def last(key: str, words: Callable[[float], str]) -> list[str]:
+        found = [[row[key] for row in rows if key in row] for rows in logs]
+        return [words(values[-1]) if values else "" for values in found]
+
+    steps = last("step", "{:,.0f}".format)
+    for i, config in enumerate(configs):
+        if steps[i] and (total := config.get("train", {}).get("steps")):
+            steps[i] += f" of {total:,}"
+    table = [
+        ("steps", steps),
+        ("loss", last("train/loss", "{:.4f}".format)),
+        ("held-out loss", last("eval/loss", "{:.4f}".format)),
+        ("examples per second", last("throughput/examples_per_s", "{:,.1f}".format)),
+        ("hours of signal per second", last("throughput/hours_per_s", "{:.3g}".format)),
+        ("hours of signal seen", last("data/hours", "{:,.1f}".format)),
+        ("FLOP per second", last("throughput/flops_per_s", "{:.3g}".format)),
+        ("share of the peak (MFU)", last("throughput/mfu", "{:.1%}".format)),
+        ("data wait", last("time/data_wait", "{:.1%}".format)),
+        ("time", last("time/hours", lambda hours: duration(3600 * hours))),
+        ("share of it in steps", last("time/goodput", "{:.0%}".format)),
+    ]
+    return [(name, cells) for name, cells in table if any(cells)]
+
+
+def score_tables(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A table a suite, target and metric: caption, over, and name -> a cell a source.
+
+    Args:
+      scores: what the `scores.json` of each source holds; empty where there is none.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for i, found in enumerate(scores):
+        if not found:
+            continue
+        metric = found.get("metric", "score")
+        about = [str(found[k]) for k in ("suite", "target") if found.get(k)]
+        caption = ", ".join([*about, metric])
+        empty = {"caption": caption, "over": found.get("over", ""), "rows": {}}
+        table = tables.setdefault(caption, empty)
+        for prefix, part in (("", "scores"), ("difference ", "differences")):
+            for name, cell in systems(found.get(part, {})):
+                cells = table["rows"].setdefault(prefix + name, [""] * len(scores))
+                cells[i] = _score(cell, percent=metric == "accuracy")
+    return list(tables.values())
+
+
+def side_by_side(trees: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table: dotted key, a cell a tree, and whether the cells differ."""
+    flat = [dict(_flat(tree)) for tree in trees]
+    keys = dict.fromkeys(key for tree in flat for key in tree)
+    return [
+        {
+            "key": key,
+            "cells": (cells := [tree.get(key, "") for tree in flat]),
+            "differs": len(set(cells)) > 1,
+        }
+        for key in keys
+    ]
+
+
+def systems(scores: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Names and cells of a score map, of one task or of several, in a fixed order."""
+
+    def rank(name: str) -> tuple[int, int]:
+        known = SYSTEMS.index(name) if name in SYSTEMS else len(SYSTEMS)
+        return (name == "chance", known)
+
+    for name in sorted(scores, key=rank):
+        if "mean" in scores[name]:
+            yield name, scores[name]
+        else:
+            yield from ((f"{name}: {sub}", c) for sub, c in systems(scores[name]))
+
+
+def _score(cell: Mapping[str, Any], percent: bool) -> str:
+    def number(x: float) -> str:
+        return f"{100 * x:.1f}" if percent else f"{x:.3f}"
+
+    words = number(cell["mean"]) + (" %" if percent else "")
+    if "std" in cell:
+        words = f"{number(cell['mean'])} ± {number(cell['std'])}" + " %" * percent
+    if "low" in cell:
+        words += f" [{number(cell['low'])}, {number(cell['high'])}]"
+    return words + (f", n = {cell['n']:,}" if "n" in cell else "")
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and their values in words."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{key}", text
