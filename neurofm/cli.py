@@ -18,6 +18,11 @@ from neurofm import __version__
 from neurofm.errors import NeuroFMError
 
 DONE, USER_ERROR, PREEMPTED, FAULT, INTERRUPTED = 0, 1, 42, 70, 130
+EXIT_CODES = {
+    "preempted": PREEMPTED,
+    "interrupted": INTERRUPTED,
+    "collapsed": USER_ERROR,
+}
 
 Result = tuple[dict[str, Any], str]  # the JSON object, and the words for a person
 
@@ -90,6 +95,16 @@ def table(rows: dict[str, Any]) -> str:
     """Two aligned columns."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def score_rows(scores: dict[str, Any]) -> str:
+    """The score table of a report, as lines."""
+    from neurofm.tables import score_tables
+
+    return "\n".join(
+        f"{found['caption']}\n{table({k: v[0] for k, v in found['rows'].items()})}"
+        for found in score_tables([scores])
+    )
 
 
 def counter(what: str) -> Callable[..., None]:
@@ -191,14 +206,13 @@ def pretrain_command(
     exp = configs.load(config, overrides)
     with Progress(exp.train.steps) as progress:
         outcome = pretrain(exp, workdir, progress.show)
-    code = {"preempted": PREEMPTED, "interrupted": INTERRUPTED, "collapsed": USER_ERROR}
     result = {
         "step": outcome.step,
         "status": outcome.status,
         "workdir": str(workdir),
         "metrics": outcome.row,
     }
-    return result, outcome.sentence, code.get(outcome.status, DONE)
+    return result, outcome.sentence, EXIT_CODES.get(outcome.status, DONE)
 
 
 # ---- using a model -------------------------------------------------------------------
@@ -265,3 +279,61 @@ def export_command(model: Path, out: Path):
     save(out, loaded.task, loaded.variables, loaded.meta)
     digest = leaves.params_sha256(loaded.variables["params"])
     return {"out": str(out), "params_sha256": digest}, f"exported to {out}"
+
+
+@command("evaluate")
+@click.argument("given", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--suite", default="probe", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--target", help="Column to predict; default the interval labels.")
+@click.option("--groups", help="Column that must not be on both sides of a split.")
+@click.option("--split", help="Column, logo, groupkfold:K, kfold:K or column=value.")
+@click.option("--labels", type=click.Path(path_type=Path), help="As in `prepare`.")
+@click.option("--pattern", help="As in `prepare`.")
+@click.option("--subdirs", help="As in `prepare`.")
+def evaluate_command(given: tuple[Path, ...], out: Path, **arguments: Any):
+    """Score models or stored embeddings; several are seeds of one system."""
+    from neurofm.evaluate import evaluate
+
+    result = evaluate(given, out=out, **arguments)
+    shown = score_rows(result)
+    return result, f"{shown}\nsee {out / 'report.html'}"
+
+
+@command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def report_command(runs: tuple[Path, ...], out: Path):
+    """Show runs, models and scores side by side in one HTML file."""
+    from neurofm.report import render
+
+    render(runs, out)
+    return {"out": str(out)}, f"see {out}"
+
+
+@command("quickstart")
+@click.option("--system", default="wavjepa", show_default=True)
+@click.option(
+    "--workdir", type=click.Path(path_type=Path), default="neurofm-quickstart"
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.argument("overrides", nargs=-1)
+def quickstart_command(
+    system: str, workdir: Path, seed: int, overrides: tuple[str, ...]
+):
+    """Pretrain a tiny model on generated sound, probe it, and report: minutes on a CPU.
+
+    No download. A finished one shows its scores again.
+    """
+    from neurofm import config as configs
+    from neurofm.metrics import Progress
+    from neurofm.quickstart import CONFIGS, quickstart
+
+    steps = configs.load(CONFIGS.get(system, system), overrides).train.steps
+    with Progress(steps) as progress:
+        done = quickstart(workdir, system, seed, overrides, progress.show)
+    code = EXIT_CODES.get(done.status, DONE)
+    result = {"status": done.status, "workdir": str(workdir), **done.scores}
+    shown = score_rows(done.scores) if done.scores else ""
+    return result, f"{shown}\n{done.sentence}".lstrip(), code

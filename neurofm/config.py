@@ -12,7 +12,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, NamedTuple, Union
 
 import pydantic
 
@@ -158,6 +158,7 @@ PLACEMENT = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.collapse_share",
 )
 
 
@@ -166,9 +167,12 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Experiment:
     path = find(name)
     if path.suffix == ".json":
         try:
-            exp = from_json(json.loads(path.read_text()))
+            saved = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise NeuroFMError(f"{path} is not valid JSON ({error})") from error
+        if isinstance(saved, dict):
+            saved.pop("datasets", None)  # a run notes there what it was trained on
+        exp = from_json(saved)
     else:
         spec = importlib.util.spec_from_file_location("neurofm_config", path)
         assert spec is not None
@@ -211,7 +215,8 @@ def find(name: str) -> Path:
 
 
 def override(exp: Experiment, overrides: tuple[str, ...]) -> Experiment:
-    """Apply `a.b=value` settings in order."""
+    """Apply `a.b=value` settings; of two for one key the later counts."""
+    settings = []
     for setting in overrides:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -219,32 +224,47 @@ def override(exp: Experiment, overrides: tuple[str, ...]) -> Experiment:
                 f"{setting!r} is not a setting: write it as a.b=value, for example "
                 "train.steps=1000"
             )
-        exp = _replaced(exp, key.split("."), value, key)
-    return exp
+        settings.append(Setting(key, key.split("."), value))
+    return _replaced(exp, settings)
 
 
-def _replaced(node: Any, path: list[str], value: str, key: str) -> Any:
+class Setting(NamedTuple):
+    """An override: its whole key, what of that lies below a node, and the value."""
+
+    key: str
+    path: list[str]
+    value: str
+
+
+def _replaced(node: Any, settings: list[Setting]) -> Any:
+    """`node` with all settings made at once, as some fit only together."""
     hints = typing.get_type_hints(type(node))
     names = [f.name for f in dataclasses.fields(node)]
-    name, rest = path[0], path[1:]
-    if name not in names:
-        whole = key.split(".")
-        prefix = ".".join(whole[: len(whole) - len(path)])
-        known = [f"{prefix}.{n}".lstrip(".") for n in names]
-        wrong = ".".join(whole[: len(whole) - len(rest)])
-        raise NeuroFMError(
-            f"there is no setting {key!r}: {registry.suggest(wrong, known)}"
-        )
-    child = getattr(node, name)
-    if rest:
-        if not dataclasses.is_dataclass(child):
-            raise NeuroFMError(f"{key!r} goes too deep: {name} holds a plain value")
-        new = _replaced(child, rest, value, key)
-    elif dataclasses.is_dataclass(child):
-        new = _build(hints[name], _parse_object(value, key), key)
-    else:
-        new = _parse(hints[name], value, key)
-    return dataclasses.replace(node, **{name: new})
+    new: dict[str, Any] = {}
+    deeper: dict[str, list[Setting]] = {}
+    for key, (name, *rest), value in settings:
+        if name not in names:
+            whole = key.split(".")
+            prefix = ".".join(whole[: len(whole) - len(rest) - 1])
+            known = [f"{prefix}.{n}".lstrip(".") for n in names]
+            wrong = ".".join(whole[: len(whole) - len(rest)])
+            raise NeuroFMError(
+                f"there is no setting {key!r}: {registry.suggest(wrong, known)}"
+            )
+        child = new.get(name, getattr(node, name))
+        if rest:
+            if not dataclasses.is_dataclass(child):
+                raise NeuroFMError(f"{key!r} goes too deep: {name} holds a plain value")
+            deeper.setdefault(name, []).append(Setting(key, rest, value))
+            continue
+        deeper.pop(name, None)
+        if dataclasses.is_dataclass(child):
+            new[name] = _build(hints[name], _parse_object(value, key), key)
+        else:
+            new[name] = _parse(hints[name], value, key)
+    for name, below in deeper.items():
+        new[name] = _replaced(new.get(name, getattr(node, name)), below)
+    return dataclasses.replace(node, **new)
 
 
 def _parse_object(value: str, key: str) -> Any:
@@ -258,7 +278,7 @@ def _parse_object(value: str, key: str) -> Any:
 
 
 def _parse(hint: Any, value: str, key: str) -> Any:
-    adapter = pydantic.TypeAdapter(hint)
+    adapter = _adapter(hint)
     try:
         return adapter.validate_json(value, strict=True)
     except pydantic.ValidationError:
@@ -269,6 +289,10 @@ def _parse(hint: Any, value: str, key: str) -> Any:
         raise NeuroFMError(
             f"{key}={value} does not fit: {_type_name(hint)} was expected"
         ) from None
+
+
+def _adapter(hint: Any) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(hint, config={"allow_inf_nan": False})
 
 
 def _type_name(hint: Any) -> str:
@@ -357,7 +381,7 @@ def _check(node: Any, key: str) -> None:
             _check(value, path)
             continue
         try:
-            pydantic.TypeAdapter(hints[f.name]).validate_python(value, strict=True)
+            _adapter(hints[f.name]).validate_python(value, strict=True)
         except pydantic.ValidationError:
             raise NeuroFMError(
                 f"{path} is {value!r}: {_type_name(hints[f.name])} was expected"

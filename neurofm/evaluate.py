@@ -27,15 +27,14 @@ from neurofm.eval.examples import Examples
 from neurofm.eval.features import (
     Candidates,
     Embed,
+    Tokens,
     network_pools,
     sounds,
-    unmasked,
     vectors,
 )
 from neurofm.eval.scores import compare
 from neurofm.model import Model, abstract_batch, load
 from neurofm.registry import suggest
-from neurofm.task import Reading
 from neurofm.workdir import SEEN
 
 _log = logging.getLogger(__name__)
@@ -230,7 +229,7 @@ def untrained(model: Model) -> Model:
 def network(model: Model) -> Embed:
     """All layers of a model; recordings are brought to its input contract."""
 
-    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading]]:
+    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
         converted: list[tuple[str, list[inputs.Difference]]] = []
 
         def waves() -> Iterator[tuple[int, encode.Wave]]:
@@ -241,7 +240,8 @@ def network(model: Model) -> Embed:
                 converted.append((f"row {row}", found))
                 yield row, wave
 
-        yield from encode.embed_waves(model, waves(), layers="all")
+        for row, reading in encode.embed_waves(model, waves(), layers="all"):
+            yield row, Tokens(reading.values, reading.times_s)
         inputs.announce(converted)
 
     return embed
@@ -256,7 +256,7 @@ def _stored(stored: Embeddings) -> Entrant:
         )
     place = {name: i for i, name in enumerate(stored.index["item"].to_pylist())}
 
-    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading]]:
+    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
         names = dataset.items["item"].to_pylist()
         if missing := [names[row] for row in rows if names[row] not in place]:
             raise NeuroFMError(
@@ -267,7 +267,7 @@ def _stored(stored: Embeddings) -> Entrant:
             at = place[names[row]]
             layers = stored.index["layers"][at].as_py()
             values = {layer: stored.read(at, layer) for layer in layers}
-            yield row, unmasked(values, stored.times(at))
+            yield row, Tokens(values, stored.times(at))
 
     return Entrant(
         embed=embed,

@@ -8,7 +8,7 @@ beside log-mel features.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neurofm import config, evaluate, figures, files, report
+from neurofm import config, evaluate, files, report, spectrogram
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Experiment
 from neurofm.data.layout import DatasetInfo
@@ -75,10 +75,9 @@ def quickstart(
     written = workdir / "scores.json"
     if written.is_file() and (workdir / "config.json").is_file():
         before = json.loads((workdir / "config.json").read_text())
-        before.pop("datasets")
         if not config.difference(before, config.to_json(exp)):
             return Finished(json.loads(written.read_text()), "done", sentence(workdir))
-    stream, labelled = generate(workdir / "records", seed)
+    labelled = generate(workdir / "records", seed)
     outcome = pretrain(exp, workdir, show)
     if outcome.status != "done":
         return Finished({}, outcome.status, outcome.sentence)
@@ -87,7 +86,6 @@ def quickstart(
     files.write_json(written, scores)
     draw_spans(exp, workdir, labelled)
     report.render([workdir], workdir / "report.html")
-    del stream
     return Finished(scores, "done", sentence(workdir))
 
 
@@ -96,11 +94,15 @@ def sentence(workdir: Path) -> str:
     return f"see {workdir / 'report.html'}; next: neurofm check {workdir}"
 
 
-# ---- data -----------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------
 
 
-def generate(folder: Path, seed: int) -> tuple[Dataset, Dataset]:
-    """The unlabelled stream and the labelled clips as record stores, made once."""
+def generate(folder: Path, seed: int) -> Dataset:
+    """Write `stream` and `labelled` as record stores, once; the labelled one is read.
+
+    Raises:
+      NeuroFMError: the folder was generated with another seed.
+    """
     made = {"stream": stream_clips(seed), "labelled": labelled_clips(seed)}
     for name, recordings in made.items():
         if (folder / name / "dataset.json").is_file():
@@ -116,14 +118,13 @@ def generate(folder: Path, seed: int) -> tuple[Dataset, Dataset]:
             prepared={"reader": "quickstart", "seed": seed},
         )
         write_dataset(folder / name, info, recordings)
-    stream, labelled = (open_dataset(folder / name) for name in made)
-    for dataset in (stream, labelled):
-        if dataset.info.prepared.get("seed") != seed:
-            raise NeuroFMError(
-                f"{folder} was generated with seed {dataset.info.prepared.get('seed')} "
-                f"and {seed} was asked for: choose another --workdir"
-            )
-    return stream, labelled
+    labelled = open_dataset(folder / "labelled")
+    if (before := labelled.info.prepared.get("seed")) != seed:
+        raise NeuroFMError(
+            f"{folder} was generated with seed {before} and {seed} was asked for: "
+            "choose another --workdir"
+        )
+    return labelled
 
 
 def stream_clips(seed: int) -> Iterator[Recording]:
@@ -132,7 +133,9 @@ def stream_clips(seed: int) -> Iterator[Recording]:
         waves, _ = sounds.generate(120, seed, "stream", start)
         for i, wave in enumerate(waves, start):
             split = "valid" if i >= N_STREAM - N_HELD_OUT else "train"
-            yield Recording(f"stream_{i:05d}", wave[None], {"split": split})
+            yield Recording(
+                item=f"stream_{i:05d}", samples=wave[None], meta={"split": split}
+            )
 
 
 def labelled_clips(seed: int) -> Iterator[Recording]:
@@ -142,36 +145,35 @@ def labelled_clips(seed: int) -> Iterator[Recording]:
         assert labels is not None
         for i, (wave, label) in enumerate(zip(waves, labels, strict=True)):
             meta = {"split": part, "sound": sounds.CLASSES[label]}
-            yield Recording(f"{part}_{i:05d}", wave[None], meta)
+            yield Recording(item=f"{part}_{i:05d}", samples=wave[None], meta=meta)
 
 
-# ---- scores ---------------------------------------------------------------------------
+# ---- scores --------------------------------------------------------------------------
 
 
 def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
     """Scores of the last checkpoint beside its references, and of the earlier ones."""
     examples = probe_examples(labelled, exp.seed)
-    model = load(workdir)
     entrant = evaluate.entrant(workdir)
     supervised = evaluate.network(train_with_labels(exp, labelled))
     result = evaluate.score_probe(
         [entrant], labelled, examples, {"supervised": supervised}
     )
-    scores = result["scores"]
-    curve = {0: scores["untrained"]["mean"]}
-    steps = Checkpoints(workdir / "checkpoints").steps()
-    for step in steps:
+    curve = {0: result["scores"]["untrained"]}
+    for step in Checkpoints(workdir / "checkpoints").steps():
         if step != exp.train.steps:
-            earlier = load(workdir / "checkpoints" / str(step))
-            one = evaluate.score_model(evaluate.network(earlier), labelled, examples)
-            curve[step] = one["mean"]
-    curve[exp.train.steps] = scores["model"]["mean"]
-    del model
+            earlier = evaluate.network(load(workdir / "checkpoints" / str(step)))
+            curve[step] = evaluate.score_model(earlier, labelled, examples)
+    curve[exp.train.steps] = result["scores"]["model"]
+    points = [
+        {"step": step, **{k: found[k] for k in ("mean", "low", "high")}}
+        for step, found in curve.items()
+    ]
     return {
         "suite": "probe",
         "target": "sound",
         **result,
-        "over_steps": {"model": sorted(curve.items())},
+        "over_steps": {"model": points},
     }
 
 
@@ -236,7 +238,7 @@ def train_with_labels(exp: Experiment, labelled: Dataset) -> Model:
     return Model(exp.task, {**variables, "slow": {}}, {"source": "supervised"})
 
 
-# ---- pictures -------------------------------------------------------------------------
+# ---- pictures ------------------------------------------------------------------------
 
 
 def draw_spans(exp: Experiment, workdir: Path, labelled: Dataset, n: int = 3) -> None:
@@ -253,9 +255,8 @@ def draw_spans(exp: Experiment, workdir: Path, labelled: Dataset, n: int = 3) ->
     draws = task.draw(batch, draw_key(exp.seed, zero, "eval"), zero, False)
     contract = task.batch_spec("train").contract
     names = labelled.items["sound"].to_pylist()
-    (workdir / "figures").mkdir(exist_ok=True)
     for i, row in enumerate(rows):
-        figure = figures.spectrogram_with_masks(
+        figure = spectrogram.spectrogram_with_masks(
             wave[i, 0],
             contract.sfreq,
             np.asarray(draws["context"][i]),
@@ -263,26 +264,4 @@ def draw_spans(exp: Experiment, workdir: Path, labelled: Dataset, n: int = 3) ->
             contract.hop_samples / contract.sfreq,
         )
         caption = f"{names[row]}: what the model saw and what it had to predict"
-        figures.save_png(figure, workdir / "figures" / f"spans_{i}.png", caption)
-
-
-def lines(scores: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """The score table for a screen: name -> mean, spread over folds, interval, n."""
-    order = ("model", "untrained", "baseline", "supervised", "chance")
-    table = scores["scores"]
-    names = [*order, *(name for name in table if name not in order)]
-    rows = [
-        (
-            name,
-            f"{table[name]['mean']:.3f} ± {table[name]['std']:.3f}  "
-            f"[{table[name]['low']:.3f}, {table[name]['high']:.3f}]  "
-            f"n {table[name]['n']}",
-        )
-        for name in names
-        if name in table
-    ]
-    gaps = [
-        (name, f"{gap['mean']:+.3f}  [{gap['low']:+.3f}, {gap['high']:+.3f}]")
-        for name, gap in scores["differences"].items()
-    ]
-    return [*rows, *gaps]
+        spectrogram.save_png(figure, workdir / "figures" / f"spans_{i}.png", caption)

@@ -32,5 +32,6 @@ class StopSignals:
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        self.name = "SIGTERM" if number == signal.SIGTERM else "SIGINT"
+        if self.name is None:
+            self.name = "SIGTERM" if number == signal.SIGTERM else "SIGINT"
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ batch that comes next, and a resumed run repeats nothing and skips nothing.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,12 +15,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from neurofm import config
+from neurofm import config, report
 from neurofm.checkpoint import Checkpoints
 from neurofm.clock import Clock
 from neurofm.config import Experiment
 from neurofm.data import loader, plan
-from neurofm.data.records import open_dataset
+from neurofm.data.records import Dataset, open_dataset
 from neurofm.errors import NeuroFMError
 from neurofm.heldout import HeldOut
 from neurofm.metrics import MetricsLog
@@ -62,16 +62,28 @@ def pretrain(
       NeuroFMError: another experiment or dataset than the workdir's, data the task
         cannot take, a loss that is not finite.
     """
-    # ---- data and mesh --------------------------------------------------------------
-    task, optim, train = exp.task, exp.optim, exp.train
     if not exp.data.path:
         raise NeuroFMError(
             "data.path is empty: prepare a dataset (`neurofm prepare audio SRC --out "
             "DIR`) and give it as data.path=DIR"
         )
     datasets = [open_dataset(path) for path in exp.data.paths]
-    hashes = [dataset.hash for dataset in datasets]
-    folder = Workdir.claim(Path(workdir), exp, hashes)
+    folder = Workdir.claim(Path(workdir), exp, [d.hash for d in datasets])
+    with folder.logged():
+        outcome = _pretrain(exp, folder, datasets, show)
+        if jax.process_index() == 0:
+            report.render([folder.path], folder.path / "report.html")
+    return outcome
+
+
+def _pretrain(
+    exp: Experiment,
+    folder: Workdir,
+    datasets: Sequence[Dataset],
+    show: Callable[[int, Row], None],
+) -> Outcome:
+    # ---- data and mesh --------------------------------------------------------------
+    task, optim, train = exp.task, exp.optim, exp.train
     devices = mesh.make(exp.mesh)
     mesh.check_batch(devices, train.batch_size, train.accumulate)
     spec = task.batch_spec("train")
@@ -119,7 +131,8 @@ def pretrain(
         if exp.init.path:
             state |= start_from(exp.init.path, state)
     written = MetricsLog(folder.path / "metrics.jsonl")
-    written.cut_back(start)
+    if jax.process_index() == 0:
+        written.cut_back(start if restored else -1)
 
     # ---- programs -------------------------------------------------------------------
     one_step = jax.jit(
@@ -149,7 +162,7 @@ def pretrain(
             "step": step,
             "config": config.to_json(exp),
             "contract": vars(spec.contract),
-            "datasets": hashes,
+            "datasets": [dataset.hash for dataset in datasets],
             "versions": versions(),
             "mesh": dict(devices.shape),
             "clock": clock.to_json(),

@@ -1,7 +1,10 @@
 """The folder of a run: whose it is, what it was trained on, how to go on with it."""
 
 import json
+import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +36,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _occupied(path: Path) -> bool:
+    """Whether a folder holds more than records generated for a run."""
+    return any(entry.name not in ("records", "log.txt") for entry in path.iterdir())
+
+
 @dataclass(frozen=True)
 class Workdir:
     """A run's folder, claimed by one experiment and one set of data."""
@@ -47,30 +55,46 @@ class Workdir:
           NeuroFMError: the folder holds another experiment or was trained on other
             data, with the difference; or it is something else than a run.
         """
+        if jax.process_index() > 0:  # the first process decides for all
+            return cls(path)
         saved, run = path / "config.json", config.to_json(exp)
         if saved.is_file():
             old = json.loads(saved.read_text())
-            hashes = old.pop("datasets", datasets)
             if changed := config.difference(old, run):
                 table = "\n".join(f"  {k}: {a!r} -> {b!r}" for k, a, b in changed)
                 raise NeuroFMError(
                     f"{path} holds another run, which differs in\n{table}\ngo on with "
                     "its own settings, or choose another --workdir"
                 )
-            if hashes != datasets:
+            there = json.loads((path / "env.json").read_text())
+            if (hashes := there["datasets"]) != datasets:
                 raise NeuroFMError(
                     f"{path} was trained on other data (dataset {hashes} then, "
                     f"{datasets} now): give the same data.path, or another --workdir"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or _occupied(path)):
             raise NeuroFMError(
                 f"{path} exists and is not a run: choose an empty or new --workdir"
             )
-        if jax.process_index() == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            files.write_json(saved, {**run, "datasets": datasets})
-            files.write_json(path / "env.json", environment())
+        path.mkdir(parents=True, exist_ok=True)
+        files.write_json(path / "env.json", {**environment(), "datasets": datasets})
+        files.write_json(saved, run)
         return cls(path)
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Keep what is logged inside in `log.txt`, after what is there."""
+        if jax.process_index() > 0:
+            yield
+            return
+        handler = logging.FileHandler(self.path / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
     def note_seen(self, sha256: list[str]) -> None:
         """Keep the digests of all files that training can show, one a line."""

@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float
 
 from neurofm.data.records import Dataset
 from neurofm.eval.examples import Examples
-from neurofm.eval.features import Candidates, sounds, unmasked, vectors
+from neurofm.eval.features import Candidates, Tokens, sounds, vectors
 from neurofm.signals.mel import frame_times, log_mel, mean_std, time_bins
-from neurofm.task import Reading
 
 
 def log_mel_candidates(dataset: Dataset, examples: Examples) -> Candidates:
@@ -29,7 +28,7 @@ def log_mel_candidates(dataset: Dataset, examples: Examples) -> Candidates:
     return vectors(_embed, pools.__getitem__, dataset, examples)
 
 
-def _embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading]]:
+def _embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
     sfreq = dataset.info.sfreq
     n_bands = 40 if sfreq < 16000 else 64
     for row, samples in sounds(dataset, rows):
@@ -37,7 +36,7 @@ def _embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Reading
         level = log_mel(wave, sfreq, n_bands)
         peak = log_mel(wave / max(np.abs(wave).max(), 1e-9), sfreq, n_bands)
         values = {"logmel": level, "logmel_peak": peak}
-        yield row, unmasked(values, frame_times(len(level)))
+        yield row, Tokens(values, frame_times(len(level)))
 
 
 def _mean_std(

@@ -6,7 +6,7 @@ samples.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,12 +14,25 @@ from jaxtyping import Bool, Float
 from neurofm.data.records import Dataset
 from neurofm.eval.examples import Examples
 from neurofm.eval.probe import POOLINGS, pool
-from neurofm.task import Reading
 
 _log = logging.getLogger(__name__)
 
-# Reads recordings, given by row, whole; each gives one reading, in any order.
-Embed = Callable[[Dataset, Sequence[int]], Iterable[tuple[int, Reading]]]
+
+@dataclass(frozen=True)
+class Tokens:
+    """What was read of one recording.
+
+    Attributes:
+      values: layer -> (T, D).
+      times_s: centres of the tokens, in seconds from the start of the recording.
+    """
+
+    values: Mapping[str, Float[np.ndarray, "T _"]]
+    times_s: Float[np.ndarray, " T"]
+
+
+# Reads whole recordings, given by row, in any order.
+Embed = Callable[[Dataset, Sequence[int]], Iterable[tuple[int, Tokens]]]
 Pool = Callable[[Float[np.ndarray, "T D"], Bool[np.ndarray, " T"]], np.ndarray]
 Candidates = dict[str, Float[np.ndarray, "N F"]]
 
@@ -31,11 +44,6 @@ def sounds(
     n_samples = dataset.items["n_samples"].to_numpy()
     for row in rows:
         yield row, dataset.read(row, 0, int(n_samples[row]))
-
-
-def unmasked(values: dict[str, Any], times_s: Any) -> Reading:
-    """A reading of numpy arrays, `[T, D]` a layer, in which every token counts."""
-    return Reading(values, times_s, cast(Any, np.ones(len(times_s), bool)))
 
 
 def network_pools(layer: str) -> dict[str, Pool]:
@@ -68,17 +76,16 @@ def vectors(
     order: list[int] = []
     found: dict[str, list[Float[np.ndarray, " F"]]] = {}
     n_empty = 0
-    for row, reading in embed(dataset, sorted(at_row)):
-        mask, times = np.asarray(reading.mask), np.asarray(reading.times_s)
-        layers = {k: np.asarray(x, np.float32) for k, x in reading.values.items()}
-        if not mask.any():
+    for row, tokens in embed(dataset, sorted(at_row)):
+        layers, times = tokens.values, tokens.times_s
+        if not len(times):
             n_empty += 1
-            mask, times = np.ones(1, bool), np.zeros(1)
+            times = np.zeros(1)
             layers = {k: np.zeros((1, x.shape[1])) for k, x in layers.items()}
         for i in at_row[row]:
             order.append(i)
             span = None if examples.span is None else examples.span[i]
-            inside = mask if span is None else _inside(times, mask, span)
+            inside = _inside(times, span)
             more = [] if span is None else [np.log(span[1] - span[0] + 1e-3)]
             for layer, values in layers.items():
                 for name, pooled in pools(layer).items():
@@ -91,11 +98,11 @@ def vectors(
 
 
 def _inside(
-    times: Float[np.ndarray, " T"],
-    mask: Bool[np.ndarray, " T"],
-    span: Float[np.ndarray, "2"],
+    times: Float[np.ndarray, " T"], span: Float[np.ndarray, "2"] | None
 ) -> Bool[np.ndarray, " T"]:
-    inside = mask & (times >= span[0]) & (times < span[1])
+    if span is None:
+        return np.ones(len(times), bool)
+    inside = (times >= span[0]) & (times < span[1])
     if not inside.any():
-        inside[np.where(mask, np.abs(times - span.mean()), np.inf).argmin()] = True
+        inside[np.abs(times - span.mean()).argmin()] = True
     return inside

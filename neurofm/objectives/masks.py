@@ -44,7 +44,7 @@ def span_mask(
     spans may overlap and are cut at `valid`.
 
     Args:
-      uniform: numbers in [0, 1), one more than tokens: u, then a lottery ticket for every start.
+      uniform: numbers in [0, 1): u, then a lottery ticket for every token.
     """
     u, tickets = uniform[0], uniform[1:]
     place = jnp.arange(tickets.shape[0])

@@ -251,7 +251,7 @@ def noises(seed: int, part: Part) -> Float[np.ndarray, "R N"]:
     """Four seconds, without a seam, of each of a part's coloured, wavering noises."""
     rng = np.random.default_rng([seed, PARTS.index(part), 0, 2])
     spectrum = np.fft.rfft(rng.standard_normal((POOL, _NOISE_SAMPLES), np.float32))
-    spectrum *= _equaliser(rng.random((POOL, 6)), _NOISE_SAMPLES, 3)
+    spectrum *= _equaliser(rng.random((POOL, 6)), _NOISE_SAMPLES, 2.0)
     waver = np.fft.rfft(rng.standard_normal((POOL, _NOISE_SAMPLES), np.float32))
     waver[:, 4 * 6 :] = 0  # slower than 6 Hz
     depth = rng.uniform(0, 0.2, (POOL, 1))
