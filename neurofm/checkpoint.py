@@ -92,9 +92,9 @@ class Checkpoints:
         json.dumps(meta, allow_nan=False)  # fail here rather than in the background
         # Changed bytes of compressed data raise inside orbax's tasks; those of plain
         # data are read, and found out by the checksum. Weights hardly compress anyway.
-        options = ocp.options.ArrayOptions()
-        options.saving.use_compression = False
-        with ocp.Context(array_options=options):
+        plain = ocp.Context()
+        plain.array.saving.use_compression = False
+        with plain:
             written = ocp.save_checkpointables_async(
                 self.directory / str(step), _nest(flat), overwrite=True
             )
@@ -224,10 +224,12 @@ def _load(folder: epath.Path, wanted: Flat) -> Flat:
     # Each process reads its shards alone: at orbax's barrier the others would wait in
     # vain for one that met a bad file. `_agreed` shares the verdict.
     me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    alone = ocp.Context()
+    alone.multiprocessing.primary_host = me
+    alone.multiprocessing.active_processes = {me}
     loaded: Flat = {}
     try:
-        with ocp.Context(multiprocessing_options=alone):
+        with alone:
             for name, abstract in _nest(wanted).items():
                 tree = ocp.load(folder, abstract, checkpointable_name=name)
                 loaded |= _flatten({name: tree})

@@ -75,7 +75,11 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             except KeyboardInterrupt:
                 click.echo("interrupted; the same command goes on from here", err=True)
                 sys.exit(INTERRUPTED)
-            except Exception:
+            except Exception as error:
+                if as_json:
+                    click.echo(
+                        json.dumps({"error": f"{type(error).__name__}: {error}"})
+                    )
                 logging.exception("neurofm met a fault of its own:")
                 sys.exit(FAULT)
             click.echo(json.dumps(result) if as_json else words)
@@ -209,6 +213,7 @@ def pretrain_command(
     result = {
         "step": outcome.step,
         "status": outcome.status,
+        "message": outcome.sentence,
         "workdir": str(workdir),
         "metrics": outcome.row,
     }
@@ -274,9 +279,12 @@ def export_command(model: Path, out: Path):
     """Write config.json, model.safetensors and a card; load(OUT) gives the same."""
     from neurofm import leaves
     from neurofm.model import load, save
+    from neurofm.workdir import SEEN, seen_by
 
     loaded = load(model)
-    save(out, loaded.task, loaded.variables, loaded.meta)
+    seen = "".join(f"{digest}\n" for digest in sorted(seen_by(model)))
+    more = {SEEN: seen} if seen else None
+    save(out, loaded.task, loaded.variables, loaded.meta, more)
     digest = leaves.params_sha256(loaded.variables["params"])
     return {"out": str(out), "params_sha256": digest}, f"exported to {out}"
 

@@ -167,12 +167,9 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Experiment:
     path = find(name)
     if path.suffix == ".json":
         try:
-            saved = json.loads(path.read_text())
+            exp = from_json(json.loads(path.read_text()))
         except json.JSONDecodeError as error:
             raise NeuroFMError(f"{path} is not valid JSON ({error})") from error
-        if isinstance(saved, dict):
-            saved.pop("datasets", None)  # a run notes there what it was trained on
-        exp = from_json(saved)
     else:
         spec = importlib.util.spec_from_file_location("neurofm_config", path)
         assert spec is not None
@@ -318,7 +315,7 @@ def to_json(exp: Any) -> dict[str, Any]:
     return json.loads(json.dumps(out))
 
 
-def from_json(obj: dict[str, Any]) -> Experiment:
+def from_json(obj: Any) -> Experiment:
     """The experiment saved by `to_json`; unknown keys are errors."""
     return _build(Experiment, obj, "")
 

@@ -35,7 +35,7 @@ from neurofm.eval.features import (
 from neurofm.eval.scores import compare
 from neurofm.model import Model, abstract_batch, load
 from neurofm.registry import suggest
-from neurofm.workdir import SEEN
+from neurofm.workdir import seen_by
 
 _log = logging.getLogger(__name__)
 
@@ -202,16 +202,8 @@ def entrant(path: Path) -> Entrant:
         untrained=network(untrained(model)),
         contract=model.contract,
         system=config.to_json(model.task),
-        seen=_seen(path),
+        seen=seen_by(path),
     )
-
-
-def _seen(path: Path) -> frozenset[str]:
-    """What pretraining saw: noted in a run's workdir, above its checkpoints."""
-    for folder in (path, *path.absolute().parents[:2]):
-        if (folder / SEEN).is_file():
-            return frozenset((folder / SEEN).read_text().split())
-    return frozenset()
 
 
 def untrained(model: Model) -> Model:
@@ -274,6 +266,6 @@ def _stored(stored: Embeddings) -> Entrant:
         untrained=None,
         contract=InputContract.from_json(stored.info["contract"]),
         system=request["task"],
-        seen=_seen(Path(stored.info["model"].get("source", ""))),
+        seen=seen_by(Path(stored.info["model"].get("source", ""))),
         pooled=request["pool"] != "none",
     )

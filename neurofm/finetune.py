@@ -40,8 +40,10 @@ class Finetune(Task):
     def init(self, key: jax.Array, batch: Batch, frozen: Tree) -> Tree:
         """The task's fresh variables as one uses them, and a head of zeros."""
         fresh = self.task.inference(self.task.init(key, batch, frozen))
-        shapes = jax.eval_shape(self.task.read, fresh, batch)
-        width = shapes.values["last"].shape[-1]
+        last = jax.eval_shape(
+            lambda v, b: self.task.read(v, b).values["last"], fresh, batch
+        )
+        width = last.shape[-1]
         head = {
             "kernel": jnp.zeros((width, self.n_classes)),
             "bias": jnp.zeros(self.n_classes),

@@ -42,7 +42,7 @@ CONFIGS = {"wavjepa": "wavjepa/quickstart"}
 N_STREAM, N_HELD_OUT = 6_000, 96
 N_CLIPS: dict[Part, int] = {"train": 600, "valid": 300, "test": 1_200}
 N_FOLDS = 5
-SUPERVISED_STEPS, SUPERVISED_BATCH = 400, 16
+SUPERVISED_STEPS, SUPERVISED_BATCH = 240, 16
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ def labelled_clips(seed: int) -> Iterator[Recording]:
     for part, n in N_CLIPS.items():
         waves, labels = sounds.generate(n, seed, part)
         assert labels is not None
-        for i, (wave, label) in enumerate(zip(waves, labels, strict=True)):
-            meta = {"split": part, "sound": sounds.CLASSES[label]}
+        rooms = sounds.draw(n, seed, part).room
+        for i, wave in enumerate(waves):
+            room = f"{part}_{rooms[i]:02d}"
+            meta = {"split": part, "sound": sounds.CLASSES[labels[i]], "room": room}
             yield Recording(item=f"{part}_{i:05d}", samples=wave[None], meta=meta)
 
 
@@ -181,6 +183,7 @@ def probe_examples(labelled: Dataset, seed: int) -> Examples:
     """Every fold trains on four fifths of the labels and tests on a fifth of the test.
 
     The test clips are all tested once; no room or noise of theirs is in training.
+    Intervals are drawn over rooms.
     """
     split = np.array(labelled.items["split"].to_pylist())
     target = np.array(labelled.items["sound"].to_pylist())
@@ -197,7 +200,8 @@ def probe_examples(labelled: Dataset, seed: int) -> Examples:
         for k in range(N_FOLDS)
     ]
     every = np.arange(len(target))
-    return Examples(every, None, target, None, every, folds, {})
+    room = np.array(labelled.items["room"].to_pylist())
+    return Examples(every, None, target, room, room, folds, {})
 
 
 def train_with_labels(exp: Experiment, labelled: Dataset) -> Model:

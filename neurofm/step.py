@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from neurofm.errors import NeuroFMError
 from neurofm.optim import Optim, norms_by_group
 from neurofm.task import Batch, Task, Tree
 
@@ -41,9 +42,26 @@ def train_step(
     def step(state, frozen, batch):
         key = draw_key(seed, state["step"], "train")
         draws = task.draw(batch, key, state["step"], train=True)
+        check_batch_axis(draws, batch)
         return update(task, optim, total_steps, accumulate, state, frozen, batch, draws)
 
     return step
+
+
+def check_batch_axis(draws: Tree, batch: Batch) -> None:
+    """Refuse draws without the batch axis: a microbatch would get another's.
+
+    Raises:
+      ValueError: a leaf outside the subtree `step` has another first axis.
+    """
+    own = {name: leaf for name, leaf in draws.items() if name != "step"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+        if leaf.shape[:1] != batch["index"].shape:
+            raise ValueError(
+                f"draws{jax.tree_util.keystr(path)} has shape {leaf.shape}: its first "
+                f"axis must be the batch ({batch['index'].size}), or put it into the "
+                "subtree `step`, which all microbatches share"
+            )
 
 
 def update(
@@ -104,7 +122,15 @@ def loss_and_grads(
     Every term is divided once, by its weight over all microbatches and devices. Weights
     do not depend on parameters, so with accumulation they are counted in a first pass,
     from which XLA drops everything else.
+
+    Raises:
+      NeuroFMError: accumulation of a loss that couples the batch.
     """
+    if task.batch_coupled and accumulate > 1:
+        raise NeuroFMError(
+            f"train.accumulate is {accumulate}, but the loss of {task.name} compares "
+            "the items of a batch with each other: set train.accumulate=1"
+        )
 
     def terms_and_sums(params, piece):
         piece_batch, piece_draws = piece

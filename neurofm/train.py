@@ -129,10 +129,10 @@ def _pretrain(
     else:
         state = jax.jit(fresh, out_shardings=placed)(key, first)
         if exp.init.path:
-            state |= start_from(exp.init.path, state)
+            state |= start_from(exp.init.path, state, task.name)
     written = MetricsLog(folder.path / "metrics.jsonl")
     if jax.process_index() == 0:
-        written.cut_back(start if restored else -1)
+        written.cut_back(start or -1)  # at its start a run evaluates step 0 again
 
     # ---- programs -------------------------------------------------------------------
     one_step = jax.jit(
@@ -214,11 +214,11 @@ def _pretrain(
                     log.warning(watch.sentence(step, seen["item_var"]))
                     save(step)
                     break
-    checkpoints.wait()
+        checkpoints.wait()
     return Outcome(step, status, folder.sentence(status, step, train.steps), row)
 
 
-def start_from(path: str, state: State) -> dict[str, State]:
+def start_from(path: str, state: State, task_name: str) -> dict[str, State]:
     """The variables of another model in place of the fresh ones, all of them.
 
     Raises:
@@ -230,7 +230,7 @@ def start_from(path: str, state: State) -> dict[str, State]:
     ours = {name: state[name] for name in given}
     if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, ours):
         raise NeuroFMError(
-            f"init.path={path} holds other arrays than task {path} makes: start from a "
-            "model of the same sizes, predictor and teacher included"
+            f"init.path={path} holds other arrays than task {task_name} makes: start "
+            "from a model of the same sizes, predictor and teacher included"
         )
     return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), given, ours)

@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from neurofm import __version__, config, files
 from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-SEEN = "pretrained_on.txt"
+CONFIG, ENV, SEEN = "config.json", "env.json", "pretrained_on.txt"
 
 
 def versions() -> dict[str, str]:
@@ -37,8 +39,20 @@ def environment() -> dict[str, Any]:
 
 
 def _occupied(path: Path) -> bool:
-    """Whether a folder holds more than records generated for a run."""
-    return any(entry.name not in ("records", "log.txt") for entry in path.iterdir())
+    """Whether a folder holds more than what comes before CONFIG, whole or half."""
+    names = {entry.name for entry in path.iterdir()} - {"records", "log.txt", ENV}
+    return not all(name.startswith((f".{ENV}.", f".{CONFIG}.")) for name in names)
+
+
+def seen_by(model: Path) -> frozenset[str]:
+    """sha256 of the files a model was pretrained on, where that is known.
+
+    It is noted beside an exported model and in a run's workdir, above its checkpoints.
+    """
+    for folder in (model, *model.absolute().parents[:2]):
+        if (folder / SEEN).is_file():
+            return frozenset((folder / SEEN).read_text().split())
+    return frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,9 +69,7 @@ class Workdir:
           NeuroFMError: the folder holds another experiment or was trained on other
             data, with the difference; or it is something else than a run.
         """
-        if jax.process_index() > 0:  # the first process decides for all
-            return cls(path)
-        saved, run = path / "config.json", config.to_json(exp)
+        saved, run = path / CONFIG, config.to_json(exp)
         if saved.is_file():
             old = json.loads(saved.read_text())
             if changed := config.difference(old, run):
@@ -66,7 +78,7 @@ class Workdir:
                     f"{path} holds another run, which differs in\n{table}\ngo on with "
                     "its own settings, or choose another --workdir"
                 )
-            there = json.loads((path / "env.json").read_text())
+            there = json.loads((path / ENV).read_text())
             if (hashes := there["datasets"]) != datasets:
                 raise NeuroFMError(
                     f"{path} was trained on other data (dataset {hashes} then, "
@@ -76,9 +88,12 @@ class Workdir:
             raise NeuroFMError(
                 f"{path} exists and is not a run: choose an empty or new --workdir"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        files.write_json(path / "env.json", {**environment(), "datasets": datasets})
-        files.write_json(saved, run)
+        # All processes look, and agree, before the first one writes.
+        multihost_utils.sync_global_devices("workdir looked at")
+        if jax.process_index() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+            files.write_json(path / ENV, {**environment(), "datasets": datasets})
+            files.write_json(saved, run)
         return cls(path)
 
     @contextmanager
@@ -103,11 +118,11 @@ class Workdir:
 
     def sentence(self, status: str, step: int, steps: int) -> str:
         """What to tell the user at the end of a run."""
+        saved, workdir = (shlex.quote(str(p)) for p in (self.path / CONFIG, self.path))
         if status == "done":
-            return (
-                f"done: {step} steps; next: neurofm embed {self.path} INPUT --out DIR"
-            )
-        return (
-            f"{status} at step {step} of {steps}, saved; go on with the same command: "
-            f"neurofm pretrain {self.path / 'config.json'} --workdir {self.path}"
-        )
+            return f"done: {step} steps; next: neurofm embed {workdir} INPUT --out DIR"
+        stopped = f"{status} at step {step} of {steps}, saved"
+        command = f"neurofm pretrain {saved} --workdir {workdir}"
+        if status == "collapsed":
+            return f"{stopped}; to go on all the same: {command} train.collapse_share=0"
+        return f"{stopped}; go on with the same command: {command}"

@@ -76,11 +76,14 @@ def test_one_neighbour_is_the_most_similar_training_item(only):
 
 def test_neighbours_weigh_one_plus_their_cosine(only):
     only("knn", 2)
-    x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [2.0, 1.0]])
-    fold = Fold(train=np.arange(4), test=np.array([4]))
-    found = probe.fit({"a": x}, np.array([10.0, 20.0, 30.0, 40.0, 0.0]), fold)
+    corners = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
+    x = np.array([*corners, [2.0, 1.0], [-1.0, -2.0]])
+    fold = Fold(train=np.arange(4), test=np.array([4, 5]))
+    y = np.array([10.0, 20.0, 30.0, 40.0, 0.0, 1.0])
     near, far = 1 + 2 / np.sqrt(5), 1 + 1 / np.sqrt(5)
-    assert found.prediction[0] == pytest.approx((10 * near + 20 * far) / (near + far))
+    expected = [10 * near + 20 * far, 40 * near + 30 * far]
+    found = probe.fit({"a": x}, y, fold)
+    np.testing.assert_allclose(found.prediction, np.array(expected) / (near + far))
 
 
 @pytest.mark.parametrize("valid", [True, False])
@@ -184,6 +187,13 @@ def test_numbers_that_are_not_finite_are_refused():
     x, _ = toy()
     with pytest.raises(NeuroFMError, match="not finite"):
         probe.fit({"a": x}, np.full(90, np.nan), THIRDS)
+
+
+def test_test_rows_of_one_number_are_refused():
+    x, _ = toy()
+    y = np.where(np.arange(90) < 60, np.arange(90.0), 7.0)
+    with pytest.raises(NeuroFMError, match="R2 is not defined"):
+        probe.fit({"a": x}, y, THIRDS)
 
 
 def test_pooling_uses_the_masked_tokens_only():

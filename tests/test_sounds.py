@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy import signal
 
+from neurofm.eval import probe
+from neurofm.eval.splits import Fold
+from neurofm.signals import mel
 from neurofm.simulate import sounds
 
 
@@ -191,6 +194,17 @@ def test_partials_of_a_harmonic_tone_are_multiples_and_others_are_not():
     choice = {"f0": 250.0, "onset": 0.3}
     assert max(map(off_grid, one_class(6, "harmonic", **choice))) < 0.02
     assert min(map(off_grid, one_class(6, "inharmonic", **choice))) > 0.4
+
+
+def test_log_mel_mean_and_std_score_between_40_and_55_percent():
+    parts = {"train": 480, "valid": 240, "test": 720}
+    made = [sounds.generate(n, 0, part) for part, n in parts.items()]
+    wave = np.concatenate([wave for wave, _ in made])
+    label = np.concatenate([label for _, label in made])
+    summary = [mel.mean_std(mel.log_mel(w, sounds.SFREQ, 40)) for w in wave]
+    rows = np.split(np.arange(1440), [480, 720])
+    fold = Fold(train=rows[0], valid=rows[1], test=rows[2])
+    assert 0.40 < probe.fit({"logmel": np.stack(summary)}, label, fold).score < 0.55
 
 
 def _low_pass(hz: float) -> np.ndarray:

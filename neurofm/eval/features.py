@@ -1,7 +1,6 @@
 """One vector an example from whatever reads recordings: networks, stored embeddings.
 
-Axis letters: N examples, T tokens, D width, F features, C channels, n
-samples.
+Axis letters: N examples, T tokens, D width, F features, C channels, n samples.
 """
 
 import logging
@@ -34,7 +33,7 @@ class Tokens:
 # Reads whole recordings, given by row, in any order.
 Embed = Callable[[Dataset, Sequence[int]], Iterable[tuple[int, Tokens]]]
 Pool = Callable[[Float[np.ndarray, "T D"], Bool[np.ndarray, " T"]], np.ndarray]
-Candidates = dict[str, Float[np.ndarray, "N F"]]
+Candidates = Mapping[str, Float[np.ndarray, "N _"]]
 
 
 def sounds(

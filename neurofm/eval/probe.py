@@ -82,7 +82,7 @@ def pool(
 
 
 def fit(
-    candidates: Mapping[str, Float[np.ndarray, "N F"]],
+    candidates: Mapping[str, Float[np.ndarray, "N _"]],
     target: Shaped[np.ndarray, "N *K"],
     fold: Fold,
     groups: Shaped[np.ndarray, " N"] | None = None,
@@ -95,8 +95,8 @@ def fit(
     is refitted on training and validation rows together.
 
     Raises:
-      NeuroFMError: a class of the test rows is missing in training, or the training
-        rows hold one class only.
+      NeuroFMError: a class of the test rows is missing in training, the training rows
+        hold one class only, or numbers to regress are not finite or all the same.
     """
     if not candidates:
         raise NeuroFMError("the probe was given no features; name at least one layer")
@@ -144,6 +144,11 @@ class _Goal:
             if not np.isfinite(target).all():
                 raise NeuroFMError(
                     "the target holds numbers that are not finite; remove those rows"
+                )
+            if not np.ptp(target[fold.test], axis=0).any():
+                raise NeuroFMError(
+                    "all test rows of a fold have the same target, so that R2 is not "
+                    "defined; choose a split whose test rows differ"
                 )
             return cls(target, None, target.reshape(len(target), -1).astype(float))
         _check_classes(target, fold)

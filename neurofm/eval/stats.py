@@ -61,7 +61,7 @@ def interval(
 
 def paired(
     points: Float[np.ndarray, "*S N"],
-    other: Float[np.ndarray, "*S N"],
+    other: Float[np.ndarray, "*S2 N"],
     weights: Float[np.ndarray, " N"],
     groups: Shaped[np.ndarray, " N"],
     level: float = 0.95,

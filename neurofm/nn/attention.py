@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from neurofm.nn.linear import Linear
+from neurofm.parallel.sharding import constrain
 
 HIDDEN = -1e30  # finite, so that a row without any visible key stays finite
 
@@ -54,7 +55,10 @@ class SelfAttention(nn.Module):
 
         shape = (self.heads, width // self.heads)
         query, key, value = (
-            Linear(shape, kernel_init=qkv_init, dtype=self.dtype, name=name)(x)
+            constrain(
+                Linear(shape, kernel_init=qkv_init, dtype=self.dtype, name=name)(x),
+                *("batch", "token", "heads", "kv"),
+            )
             for name in ("query", "key", "value")
         )
         mixed = attend(query, key, value, visible)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from neurofm.nn.attention import SelfAttention
 from neurofm.nn.linear import Linear
+from neurofm.parallel.sharding import constrain
 
 
 class LayerNorm(nn.Module):
@@ -40,9 +41,11 @@ class PostNormBlock(nn.Module):
         self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
         width = x.shape[-1]
+        x = constrain(x, "batch", "token", "embed")
         attn = SelfAttention(self.heads, dtype=self.dtype, name="attn")
         x = LayerNorm(self.eps, name="norm_attn")(x + attn(x, visible))
         hidden = Linear((self.mlp_ratio * width,), dtype=self.dtype, name="mlp_in")(x)
+        hidden = constrain(hidden, "batch", "token", "mlp")
         hidden = nn.gelu(hidden, approximate=False)
         hidden = Linear((width,), dtype=self.dtype, name="mlp_out")(hidden)
         x = LayerNorm(self.eps, name="norm_mlp")(x + hidden)

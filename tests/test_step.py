@@ -1,0 +1,474 @@
+"""One training step: the same however its batch is split, padded, masked or spread.
+
+Run as a script, this file is the process that has eight devices.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neurofm import registry
+from neurofm.config import Mesh
+from neurofm.contract import BatchSpec, Field, InputContract
+from neurofm.errors import NeuroFMError
+from neurofm.models.wavjepa import WavJEPA
+from neurofm.objectives.masks import TimeInverse
+from neurofm.optim import Optim
+from neurofm.parallel import distributed, mesh, sharding
+from neurofm.step import draw_key, eval_step, loss_and_grads, train_step, update
+from neurofm.task import Task
+
+STEPS = 20
+OPTIM = Optim(lr=1e-2, warmup=0.0, clip_norm=0.0)
+
+TINY = WavJEPA(
+    sfreq=2000.0,
+    window_samples=1019,
+    conv_layers=((8, 10, 5), (8, 4, 4)),
+    width=16,
+    depth=2,
+    heads=2,
+    predictor_width=8,
+    predictor_depth=1,
+    predictor_heads=2,
+    top_k=2,
+    masker=TimeInverse(context_length=4, target_length=4),
+    context_caps=(40,),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(Task):
+    """Fits lines to what a mask shows: every hook, and two terms of unlike weights."""
+
+    name: ClassVar[str] = "line"
+
+    def batch_spec(self, want="train"):
+        fields = {"x": Field(shape=(5,), axes=("in",))}
+        fields |= {"y": Field(shape=(3,), axes=("out",))}
+        contract = InputContract(
+            kind="features",
+            sfreq=1.0,
+            unit="1",
+            n_chans=5,
+            window_samples=1,
+            hop_samples=1,
+            receptive_samples=1,
+        )
+        return BatchSpec(fields=fields, contract=contract)
+
+    def init(self, key, batch, frozen):
+        params = {"w": jax.random.normal(key, (5, 3)), "b": jnp.full(3, 0.09)}
+        slow = {name: jnp.zeros((5, 3)) for name in ("before", "after")}
+        return {"params": params, "slow": slow, "buffers": {"mean": jnp.ones(3)}}
+
+    def draw(self, batch, key, step, train):
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch["index"])
+        shown = jax.vmap(lambda k: jax.random.bernoulli(k, 0.4, (3,)))(keys)
+        return {"shown": shown, "step": {"gain": 1.0 + step}}
+
+    def loss(self, variables, batch, draws, step, train):
+        p = batch["x"] @ variables["params"]["w"] + variables["params"]["b"]
+        shown = draws["shown"] & batch["valid"][:, None]
+        errors = draws["step"]["gain"] * jnp.square(p - batch["y"]) * shown
+        weight = batch["valid"] * jnp.square(batch["x"][:, 0])
+        terms = {
+            "fit": (errors.sum(), shown.sum().astype(jnp.float32)),
+            "size": ((jnp.square(p).sum(-1) * weight).sum(), weight.sum()),
+        }
+        rows = batch["valid"].astype(jnp.float32)
+        return terms, {"rows": rows.sum(), "p": (p * rows[:, None]).sum(0)}
+
+    def summary(self, sums):
+        return {"p_mean": (sums["p"] / sums["rows"]).mean()}
+
+    def update_buffers(self, buffers, sums, step):
+        return {"mean": 0.5 * buffers["mean"] + 0.5 * sums["p"] / sums["rows"]}
+
+    def project(self, params, step):
+        return {**params, "b": jnp.clip(params["b"], -0.04, 0.04)}
+
+    def update_slow(self, slow, old_params, new_params, step):
+        return {"before": old_params["w"], "after": new_params["w"] + new_params["b"]}
+
+    def rules(self):
+        return ((r"(^|/)(w|b|mean|before|after)$", ()),)
+
+    def flops(self, batch_size):
+        return 30.0 * batch_size
+
+
+def line_batch(rows=8):
+    rng = np.random.default_rng(5)
+    return {
+        "x": rng.normal(0, 1, (rows, 5)).astype(np.float32),
+        "y": rng.normal(0, 1, (rows, 3)).astype(np.float32),
+        "index": np.arange(rows, dtype=np.int32),
+        "valid": np.arange(rows) % 5 != 3,
+    }
+
+
+def sound_batch(task=TINY, rows=8):
+    """Noise in whole and short crops, zero outside their spans, and some fillers."""
+    rng = np.random.default_rng(7)
+    n = task.window_samples
+    spans = [(0, n), (100, 560), (0, n), (320, n), (0, 300), (40, 900), (0, n), (0, n)]
+    span = np.resize(np.array(spans, np.int32), (rows, 2))
+    at = np.arange(n)
+    inside = (at >= span[:, :1]) & (at < span[:, 1:])
+    wave = rng.normal(0, 0.2, (rows, task.n_chans, n)) * inside[:, None]
+    return {
+        "audio/wave": wave.astype(np.float32),
+        "audio/span": span,
+        "index": np.arange(rows, dtype=np.int32),
+        "valid": np.arange(rows) % 5 != 3,
+    }
+
+
+BATCHES = {"line": (Line(), line_batch), "wavjepa": (TINY, sound_batch)}
+
+
+@functools.cache
+def drawn(task, rows=8):
+    """A batch, and its draws as the training step makes them."""
+    batch = BATCHES[task.name][1]
+    batch = batch(task, rows) if task.name == "wavjepa" else batch(rows)
+    step = jnp.int32(2)
+    draw = jax.jit(lambda b: task.draw(b, draw_key(1, step, "train"), step, True))
+    return batch, jax.device_get(draw(batch))
+
+
+@functools.cache
+def variables_of(task):
+    """Variables all of which are random, so that none is idle."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda k, b: task.init(k, b, {}), key, drawn(task)[0])
+    rng = np.random.default_rng(11)
+    random = lambda x: rng.normal(0.1, 0.3, x.shape).astype(x.dtype)  # noqa: E731
+    return jax.tree.map(random, shapes)
+
+
+@functools.cache
+def program(task, accumulate=1):
+    def run(variables, batch, draws):
+        others = {k: v for k, v in variables.items() if k != "params"}
+        params, step = variables["params"], jnp.int32(0)
+        return loss_and_grads(task, params, others, batch, draws, step, accumulate)
+
+    return jax.jit(run)
+
+
+def measured(task, accumulate=1, batch=None, draws=None):
+    """Losses, gradients and sums, by default of the batch and draws above."""
+    known = drawn(task)
+    batch, draws = batch or known[0], draws or known[1]
+    return jax.device_get(program(task, accumulate)(variables_of(task), batch, draws))
+
+
+def assert_same(got, wanted, share):
+    """Losses, gradients and sums agree.
+
+    Every array does but for `share` of the norm of its top-level group.
+    """
+    (losses, *trees), (losses_2, *trees_2) = got, wanted
+    assert losses.keys() == losses_2.keys()
+    for name, value in losses_2.items():
+        np.testing.assert_allclose(losses[name], value, rtol=share, err_msg=name)
+    for tree, tree_2 in zip(trees, trees_2, strict=True):
+        assert jax.tree.structure(tree) == jax.tree.structure(tree_2)
+        for name in tree_2:
+            leaves = jax.tree_util.tree_leaves_with_path(tree_2[name])
+            size = np.sqrt(sum(np.sum(np.square(x, dtype=float)) for _, x in leaves))
+            for (path, b), a in zip(leaves, jax.tree.leaves(tree[name]), strict=True):
+                error = np.sqrt(np.sum(np.square(a - b, dtype=float)))
+                where = name + jax.tree_util.keystr(path)
+                assert error <= share * size, f"{where}: {error:.2e} of {size:.2e}"
+
+
+# ---- against numbers worked out by hand ----------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_a_step_is_what_one_works_out_by_hand(accumulate, clip_norm):
+    optim = replace(OPTIM, clip_norm=clip_norm)
+    batch, draws = drawn(Line())
+    old, mean = (variables_of(Line())[k] for k in ("params", "buffers"))
+    x, y, valid = batch["x"].astype(float), batch["y"].astype(float), batch["valid"]
+    p = x @ old["w"] + old["b"]
+    shown = (draws["shown"] & valid[:, None]) / (draws["shown"] & valid[:, None]).sum()
+    weight = valid * x[:, 0] ** 2 / (valid * x[:, 0] ** 2).sum()
+    fit = 3 * (np.square(p - y) * shown).sum()  # the gain drawn at step 2
+    size = (np.square(p) * weight[:, None]).sum()
+    dp = 6 * (p - y) * shown + 2 * p * weight[:, None]
+    grads = {"w": x.T @ dp, "b": dp.sum(0)}
+    norms = {name: np.sqrt(np.square(g).sum()) for name, g in grads.items()}
+    norm = np.hypot(*norms.values())
+    share = min(1, clip_norm / norm) if clip_norm else 1
+    new = {}
+    for name, g in grads.items():  # Adam's first step is the sign, smoothed by eps
+        adam = share * g / (np.abs(share * g) + optim.eps)
+        new[name] = old[name] - optim.lr * (adam + optim.weight_decay * old[name])
+    new["b"] = np.clip(new["b"], -0.04, 0.04)
+
+    run = jax.jit(functools.partial(update, Line(), optim, STEPS, accumulate))
+    state, metrics, sums = run(new_line(), {}, batch, draws)
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    told = {f"optim/grad_norm/{name}": value for name, value in norms.items()}
+    told |= {"train/fit": fit, "train/size": size, "train/loss": fit + size}
+    told |= {"optim/grad_norm": norm, "optim/lr": optim.lr}
+    assert metrics.keys() == told.keys()
+    for name, value in told.items():
+        close(metrics[name], value, err_msg=name)
+    for name, value in new.items():
+        close(state["params"][name], value)
+    assert (np.abs(new["b"]) == 0.04).sum() == 2  # both limits are met
+    assert norm > 0.5
+    close(state["slow"]["before"], old["w"])
+    close(state["slow"]["after"], new["w"] + new["b"])
+    close(state["buffers"]["mean"], 0.5 * mean["mean"] + 0.5 * p[valid].mean(0))
+    close(sums["p"], p[valid].sum(0))
+    assert (sums["rows"], state["step"]) == (valid.sum(), 1)
+
+
+# ---- accumulation --------------------------------------------------------------------
+
+
+def test_every_system_has_a_tiny_form_here():
+    assert set(registry.names()) <= set(BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulate"), [("line", 2), ("line", 4), ("wavjepa", 4)]
+)
+def test_accumulation_changes_nothing(name, accumulate):
+    task = BATCHES[name][0]
+    assert_same(measured(task, accumulate), measured(task), 2e-6)
+
+
+def test_microbatches_above_have_unlike_weights():
+    for task, name in ((Line(), "shown"), (TINY, "target")):
+        batch, draws = drawn(task)
+        mask = draws[name] & batch["valid"].reshape(-1, *[1] * (draws[name].ndim - 1))
+        weights = mask.reshape(8, -1).sum(-1)
+        for n in (2, 4):
+            assert len(set(weights.reshape(8 // n, n).sum(0))) > 1
+
+
+def new_line():
+    state = {**variables_of(Line()), "step": jnp.int32(0)}
+    return {**state, "opt": OPTIM.build(STEPS).init(state["params"])}
+
+
+def test_draws_without_the_batch_axis_are_refused():
+    class Wrong(Line):
+        def draw(self, batch, key, step, train):
+            return {"shown": jnp.ones((3, 3), bool), "step": {"gain": 1.0}}
+
+    run, state = train_step(Wrong(), OPTIM, STEPS, 1, seed=0), new_line()
+    with pytest.raises(ValueError, match=r"draws\['shown'\] has shape \(3, 3\).*\(8\)"):
+        jax.eval_shape(run, state, {}, line_batch())
+
+
+def test_accumulation_of_a_loss_that_couples_the_batch_is_refused():
+    class Coupled(Line):
+        batch_coupled = True
+
+    whole, split = (train_step(Coupled(), OPTIM, STEPS, n, seed=0) for n in (1, 2))
+    state = new_line()
+    jax.eval_shape(whole, state, {}, line_batch())
+    with pytest.raises(NeuroFMError, match=r"train.accumulate is 2, .* loss of line"):
+        jax.eval_shape(split, state, {}, line_batch())
+
+
+# ---- draws ---------------------------------------------------------------------------
+
+
+def test_training_draws_differ_by_step_and_seed_and_from_those_of_evaluation():
+    keys = [draw_key(seed, jnp.int32(n), "train") for seed in (0, 1) for n in (0, 1)]
+    keys += [draw_key(seed, jnp.int32(0), "eval") for seed in (0, 1)]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)
+
+
+def test_evaluation_draws_follow_the_row_however_it_is_batched():
+    measure = jax.jit(eval_step(Line(), seed=4))
+    variables, batch = variables_of(Line()), line_batch()
+    whole = measure(variables, batch)
+    again = measure(variables, batch)
+    pieces = [
+        measure(variables, {k: v[rows] for k, v in batch.items()})
+        for rows in ([6, 1, 3, 0], [2, 7, 5, 4])
+    ]
+    assert_tree = functools.partial(jax.tree.map, np.testing.assert_allclose)
+    assert_tree(again, whole)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(close, jax.tree.map(jnp.add, *pieces), whole)
+
+
+# ---- WavJEPA: what must not matter ---------------------------------------------------
+
+
+def noise_outside(batch):
+    """The batch with loud noise where there is no recording."""
+    rng = np.random.default_rng(1)
+    at = np.arange(batch["audio/wave"].shape[-1])
+    outside = (at < batch["audio/span"][:, :1]) | (at >= batch["audio/span"][:, 1:])
+    noise = rng.normal(0, 3, batch["audio/wave"].shape) * outside[:, None]
+    return {**batch, "audio/wave": (batch["audio/wave"] + noise).astype(np.float32)}
+
+
+def test_what_lies_outside_the_span_changes_nothing():
+    batch, _ = drawn(TINY)
+    changed = noise_outside(batch)
+    assert np.abs(changed["audio/wave"] - batch["audio/wave"]).max() > 5
+    assert_same(measured(TINY, batch=changed), measured(TINY), 1e-6)
+
+
+def test_what_a_filler_row_holds_changes_nothing():
+    batch, draws = drawn(TINY)
+    filler = ~batch["valid"]
+    assert filler.sum() == 1
+    wave, span = batch["audio/wave"].copy(), batch["audio/span"].copy()
+    wave[filler], span[filler] = wave[5] * 3, span[5]
+    other = {
+        k: np.where(filler.reshape(-1, *[1] * (v.ndim - 1)), v[[0]], v)
+        for k, v in draws.items()
+    }
+    changed = {**batch, "audio/wave": wave, "audio/span": span}
+    assert_same(measured(TINY, batch=changed, draws=other), measured(TINY), 1e-6)
+
+
+@functools.cache
+def loss_of(task):
+    def run(batch, draws):
+        variables = {**variables_of(task), "frozen": {}}
+        variables = jax.tree.map(jnp.asarray, variables)
+        return task.loss(variables, batch, draws, jnp.int32(0), True)[0]["latent"]
+
+    return jax.jit(run)
+
+
+def test_the_loss_is_the_global_mean_over_the_target_tokens_of_valid_rows():
+    batch, draws = drawn(TINY)
+    rows = np.flatnonzero(batch["valid"])
+    alone = [jax.tree.map(lambda x, i=i: x[[i]], (batch, draws)) for i in rows]
+    terms = jax.device_get([loss_of(TINY)(*row) for row in alone])
+    errors, weights = np.sum(terms, axis=0, dtype=float)
+    assert weights == draws["target"][batch["valid"]].sum()
+    losses, _, _ = measured(TINY)
+    np.testing.assert_allclose(losses["latent"], errors / weights, rtol=1e-5)
+
+
+def test_gathered_and_dense_are_one_loss_with_one_gradient():
+    dense = replace(TINY, compute="dense")
+    batch, draws = drawn(TINY)
+    assert_same(measured(TINY), measured(dense, batch=batch, draws=draws), 1e-5)
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_so_are_they_for_two_channels_and_whichever_room_the_context_takes(room):
+    gathered = replace(TINY, n_chans=2, context_caps=(12, 40))
+    dense = replace(gathered, compute="dense")
+    batch, draws = drawn(gathered)
+    few, many = (2 * cap for cap in gathered.context_caps)
+    assert few < draws["context"].sum(-1).max() <= many
+    if room == 0:
+        shown = np.cumsum(draws["context"], -1) <= few
+        draws = {**draws, "context": draws["context"] & shown}
+    got, wanted = (measured(t, batch=batch, draws=draws) for t in (gathered, dense))
+    assert_same(got, wanted, 1e-5)
+
+
+def test_on_whole_crops_the_statistics_of_the_unit_are_those_of_the_recording():
+    batch, draws = drawn(TINY)
+    whole = np.zeros_like(batch["audio/span"])
+    whole[:, 1] = TINY.window_samples
+    batch = {**noise_outside(batch), "audio/span": whole}
+    losses, _, _ = measured(TINY, batch=batch, draws=draws)
+    error, weight = loss_of(replace(TINY, statistics="unit"))(batch, draws)
+    np.testing.assert_allclose(error / weight, losses["latent"], rtol=1e-5)
+
+
+# ---- eight devices, in a process of their own ----------------------------------------
+
+SPREAD = {
+    "data=8": (Mesh(data=8), 1),
+    "fsdp=8": (Mesh(data=1, fsdp=8), 1),
+    "data=2 fsdp=2 tensor=2, accumulated": (Mesh(data=2, fsdp=2, tensor=2), 2),
+}
+
+
+def equals_one_device(name, sizes, accumulate):
+    task, (batch, draws) = BATCHES[name][0], drawn(BATCHES[name][0], 16)
+    if name == "wavjepa":
+        assert len(set(draws["target"].sum((1, 2)))) > 8
+    variables = variables_of(task)
+    wanted = jax.device_get(program(task)(variables, batch, draws))
+    devices = mesh.make(sizes)
+    mesh.check_batch(devices, 16, accumulate)
+    placed, _ = sharding.state_shardings(
+        variables, variables["params"], devices, task.rules()
+    )
+    rows = sharding.batch_sharding(devices)
+    shared = draws.get("step", {})
+    own = {k: v for k, v in draws.items() if k != "step"}
+    draws = jax.device_put(own, rows) | ({"step": shared} if shared else {})
+    with jax.set_mesh(devices):
+        got = program(task, accumulate)(
+            jax.device_put(variables, placed), jax.device_put(batch, rows), draws
+        )
+    assert all(len(x.sharding.device_set) == 8 for x in jax.tree.leaves(got))
+    assert_same(jax.device_get(got), wanted, 1e-5)
+
+
+CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in BATCHES for s in SPREAD}
+
+
+def on_eight_devices():
+    distributed.initialise(devices=8)
+    told = {}
+    for case, arguments in CASES.items():
+        try:
+            equals_one_device(*arguments)
+            told[case] = ""
+        except Exception:
+            told[case] = traceback.format_exc()
+    print(json.dumps(told))
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Case -> traceback, empty where it went well."""
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles faster
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_give_what_one_gives(outcomes, case):
+    assert not outcomes[case], outcomes[case]
+
+
+if __name__ == "__main__":
+    on_eight_devices()
