@@ -61,7 +61,7 @@ class Checkpoints:
         """Keep the last `keep` steps and, for good, the multiples of `keep_every`."""
         if keep < 1:
             raise NeuroFMError(f"keep is {keep}, but a run keeps at least 1 checkpoint")
-        self.directory = epath.Path(directory)
+        self.directory = _absolute(directory)
         self.keep, self.keep_every = keep, keep_every
         self._newest: int | None = None  # the step this run last saved or restored
         self._pending: Future[None] | None = None
@@ -202,8 +202,14 @@ def restore_params(path: str | PathLike[str]) -> tuple[dict[str, Any], Meta]:
         verify(flat, record["leaves"])
         return {name: {} for name in VARIABLES} | _nest(flat), _meta(record)
 
-    found = newest_good(epath.Path(path), read)
-    return _only(epath.Path(path), read) if found is None else found[1]
+    found = newest_good(_absolute(path), read)
+    return _only(_absolute(path), read) if found is None else found[1]
+
+
+def _absolute(path: str | PathLike[str]) -> epath.Path:
+    """orbax writes and reads nothing under a relative path."""
+    found = epath.Path(path)
+    return found if found.is_absolute() else found.absolute()
 
 
 def _only(folder: epath.Path, read: Callable[[epath.Path], T]) -> T:

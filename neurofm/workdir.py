@@ -38,10 +38,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _occupied(path: Path) -> bool:
-    """Whether a folder holds more than what comes before CONFIG, whole or half."""
-    names = {entry.name for entry in path.iterdir()} - {"records", "log.txt", ENV}
-    return not all(name.startswith((f".{ENV}.", f".{CONFIG}.")) for name in names)
+def _untouched(path: Path) -> bool:
+    """Whether a folder holds nothing but what a run writes before its first step."""
+    before = {"records", "log.txt", CONFIG, ENV, SEEN}
+    drafts = tuple(f".{name}." for name in before)
+    names = {entry.name for entry in path.iterdir()} - before
+    return all(name.startswith(drafts) for name in names)
 
 
 def seen_by(model: Path) -> frozenset[str]:
@@ -65,12 +67,15 @@ class Workdir:
     def claim(cls, path: Path, exp: Experiment, datasets: list[str]) -> "Workdir":
         """Make the folder this run's, or check that it already is.
 
+        One in which nothing was trained, as a mistake came first, is free again.
+
         Raises:
           NeuroFMError: the folder holds another experiment or was trained on other
             data, with the difference; or it is something else than a run.
         """
         saved, run = path / CONFIG, config.to_json(exp)
-        if saved.is_file():
+        free = not path.exists() or (path.is_dir() and _untouched(path))
+        if saved.is_file() and not free:
             old = json.loads(saved.read_text())
             if changed := config.difference(old, run):
                 table = "\n".join(f"  {k}: {a!r} -> {b!r}" for k, a, b in changed)
@@ -84,7 +89,7 @@ class Workdir:
                     f"{path} was trained on other data (dataset {hashes} then, "
                     f"{datasets} now): give the same data.path, or another --workdir"
                 )
-        elif path.exists() and (not path.is_dir() or _occupied(path)):
+        elif not free:
             raise NeuroFMError(
                 f"{path} exists and is not a run: choose an empty or new --workdir"
             )

@@ -1,0 +1,493 @@
+"""Runs that are killed, stopped, moved and led astray, against one left in peace."""
+
+import json
+import math
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neurofm import config
+from neurofm.checkpoint import Checkpoints, latest, read_meta, restore_params
+from neurofm.config import Data, Eval, Experiment, Train
+from neurofm.data.records import DatasetInfo, Recording, write_dataset
+from neurofm.errors import NeuroFMError
+from neurofm.metrics import read_rows
+from neurofm.models.wavjepa import WavJEPA
+from neurofm.objectives.masks import TimeInverse
+from neurofm.optim import Optim
+from neurofm.train import Outcome, pretrain, start_from
+from neurofm.workdir import Workdir
+
+ROOT = Path(__file__).parents[1]
+SFREQ, WINDOW, STEPS = 2000.0, 1019, 8
+SAVED, EVALUATED = [3, 6, 8], [0, 2, 4, 6, 8]
+
+TASK = WavJEPA(
+    sfreq=SFREQ,
+    window_samples=WINDOW,
+    conv_layers=((8, 10, 5), (8, 4, 4)),
+    width=16,
+    depth=2,
+    heads=2,
+    predictor_width=8,
+    predictor_depth=1,
+    predictor_heads=2,
+    top_k=2,
+    masker=TimeInverse(context_length=4, target_length=4),
+    context_caps=(40,),
+)
+
+# The experiment of a run that sends itself a signal at a moment told by the
+# environment: `row 4` when the row of step 4 is written, `record 6` when all of
+# checkpoint 6 is but its record.
+CONFIG = """
+import json, os, signal
+from neurofm import checkpoint, config as configs, metrics
+
+name, place, at = os.environ.get("STOP", "SIGKILL never 0").split()
+
+def stop(here, step):
+    if (here, step) == (place, int(at)):
+        os.kill(os.getpid(), getattr(signal, name))
+
+append, write_record = metrics.MetricsLog.append, checkpoint.write_record
+
+def append_and_stop(self, row):
+    append(self, row)
+    if "train/loss" in row:
+        stop("row", row["step"])
+
+def stop_and_write(folder, record):
+    stop("record", record["step"])
+    write_record(folder, record)
+
+metrics.MetricsLog.append = append_and_stop
+checkpoint.write_record = stop_and_write
+
+def config():
+    return configs.from_json(json.loads(EXPERIMENT))
+"""
+
+
+@dataclass(frozen=True)
+class Peaceful:
+    """A run that was let alone."""
+
+    exp: Experiment
+    workdir: Path
+    outcome: Outcome
+
+
+def write_sound(path: Path, seed: int = 0) -> None:
+    """Noise and tones, some shorter than a crop; every fourth is held out."""
+    rng = np.random.default_rng(seed)
+    recordings = []
+    for i, n in enumerate(rng.integers(700, 3000, 12)):
+        tone = np.sin(np.arange(n) * rng.uniform(0.1, 1.5))
+        wave = 0.1 * rng.normal(size=n) + 0.1 * i * tone
+        meta = {"sha256": f"{i:064x}", "split": "valid" if i % 4 == 3 else "train"}
+        samples = wave[None].astype(np.float32)
+        recordings.append(Recording(item=f"item{i}", samples=samples, meta=meta))
+    info = DatasetInfo(
+        kind="audio",
+        sfreq=SFREQ,
+        unit="full_scale",
+        ch_names=("mono",),
+        payload="float32",
+    )
+    write_dataset(path, info, recordings)
+
+
+@pytest.fixture(scope="module")
+def peaceful(tmp_path_factory) -> Peaceful:
+    folder = tmp_path_factory.mktemp("peaceful")
+    write_sound(folder / "records")
+    exp = Experiment(
+        task=TASK,
+        data=Data(path=str(folder / "records")),
+        optim=Optim(lr=1e-2, warmup=0.25),
+        train=Train(steps=STEPS, batch_size=4, log_every=1, checkpoint_every=3),
+        eval=Eval(every=2, crops=6),
+    ).resolved()
+    return Peaceful(exp, folder / "run", pretrain(exp, folder / "run"))
+
+
+@pytest.fixture
+def at_step_3(peaceful, tmp_path) -> Path:
+    """A run of which nothing is left after the checkpoint of step 3."""
+    shutil.copytree(peaceful.workdir, tmp_path / "run")
+    for step in (6, 8):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
+    return tmp_path / "run"
+
+
+def told(workdir: Path, every: int = 1) -> list[dict]:
+    """The rows of a run but for what the clock says, losses as they were written."""
+    rows = []
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["step"] % every == 0:
+            clock = ("time/", "throughput/")
+            rows.append({k: v for k, v in row.items() if not k.startswith(clock)})
+    return rows
+
+
+def variables(workdir: Path, step: int = STEPS):
+    return restore_params(workdir / "checkpoints" / str(step))[0]
+
+
+def assert_identical(got, wanted) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert a.tobytes() == b.tobytes()
+
+
+def assert_as_if_in_peace(workdir: Path, peaceful: Peaceful) -> None:
+    assert told(workdir) == told(peaceful.workdir)
+    assert_identical(variables(workdir), variables(peaceful.workdir))
+
+
+def environment(stop: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "STOP": stop}
+
+
+def start(*words: str, stop: str = "SIGKILL never 0") -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env=environment(stop),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; a negative code is the signal it died of."""
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def pretrain_words(peaceful: Peaceful, folder: Path, *more: str) -> list[str]:
+    """The command that runs the peaceful experiment in `folder / "a run"`."""
+    text = json.dumps(config.to_json(peaceful.exp))
+    (folder / "config.py").write_text(f"EXPERIMENT = {text!r}\n{CONFIG}")
+    words = ["neurofm", "pretrain", str(folder / "config.py")]
+    return [*words, "--workdir", str(folder / "a run"), *more]
+
+
+# ---- left in peace -------------------------------------------------------------------
+
+
+def test_a_run_leaves_every_step_and_evaluation_once_and_what_was_promised(peaceful):
+    rows = read_rows(peaceful.workdir / "metrics.jsonl")
+    assert [r["step"] for r in rows if "train/loss" in r] == [*range(1, STEPS + 1)]
+    assert [r["step"] for r in rows if "eval/loss" in r] == EVALUATED
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    for key in ("optim/grad_norm/encoder", "monitor/item_var", "time/step_s"):
+        assert key in rows[-2]
+    folder = peaceful.workdir / "checkpoints"
+    assert sorted(int(path.name) for path in folder.iterdir()) == SAVED
+    names = {path.name for path in peaceful.workdir.iterdir()}
+    assert names >= {"config.json", "env.json", "log.txt", "report.html"}
+    outcome = peaceful.outcome
+    assert (outcome.status, outcome.step) == ("done", STEPS)
+    assert outcome.row["train/loss"] == rows[-2]["train/loss"]
+
+
+def test_the_files_that_were_trained_on_are_noted_and_those_held_out_are_not(peaceful):
+    seen = (peaceful.workdir / "pretrained_on.txt").read_text().split()
+    assert seen == [f"{i:064x}" for i in range(12) if i % 4 != 3]
+
+
+def test_a_checkpoint_says_what_made_it(peaceful):
+    meta = read_meta(peaceful.workdir / "checkpoints" / "6")
+    assert meta["step"] == 6
+    assert config.from_json(meta["config"]) == peaceful.exp
+    assert meta["mesh"] == {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}
+    assert meta["versions"]["jax"] == jax.__version__
+    assert meta["clock"]["steps"] == 6
+
+
+def test_a_finished_run_is_done_at_once_and_stays_as_it_is(peaceful):
+    shown, before = [], (peaceful.workdir / "metrics.jsonl").read_bytes()
+    again = pretrain(peaceful.exp, peaceful.workdir, lambda *row: shown.append(row))
+    assert (again.status, again.step, shown) == ("done", STEPS, [])
+    assert (peaceful.workdir / "metrics.jsonl").read_bytes() == before
+
+
+# ---- killed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["row 5", "record 6"])
+def test_a_run_killed_and_started_again_ends_as_if_in_peace(peaceful, tmp_path, moment):
+    words = pretrain_words(peaceful, tmp_path)
+    code, _, err = finish(start(*words, stop=f"SIGKILL {moment}"))
+    assert code == -9, err
+    workdir = tmp_path / "a run"
+    assert latest(workdir / "checkpoints") == 3
+    assert pretrain(peaceful.exp, workdir).status == "done"
+    assert_as_if_in_peace(workdir, peaceful)
+
+
+def test_a_run_killed_before_its_first_checkpoint_evaluates_step_0_once(
+    peaceful, tmp_path
+):
+    class Killed(BaseException):
+        pass
+
+    def kill(step, row):
+        raise Killed
+
+    with pytest.raises(Killed):
+        pretrain(peaceful.exp, tmp_path / "run", kill)
+    assert [row["step"] for row in told(tmp_path / "run")] == [0]
+    pretrain(peaceful.exp, tmp_path / "run")
+    assert_as_if_in_peace(tmp_path / "run", peaceful)
+
+
+def test_a_folder_whose_run_was_killed_while_it_was_made_is_free(peaceful, tmp_path):
+    for draft in (".env.json.7.partial", ".config.json.7.partial"):
+        (tmp_path / draft).write_text("{")
+    Workdir.claim(tmp_path, peaceful.exp, ["a"])
+    assert json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
+    peaceful, tmp_path, caplog
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(peaceful.workdir, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "8")
+    data = [*(workdir / "checkpoints" / "6").rglob("d/*")]
+    largest = max(data, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+    assert pretrain(peaceful.exp, workdir).status == "done"
+
+    words = "going on from checkpoint 3, passing over step 6"
+    assert [r.levelname for r in caplog.records if words in r.message] == ["WARNING"]
+    assert words in (workdir / "log.txt").read_text()
+    assert_as_if_in_peace(workdir, peaceful)
+
+
+# ---- stopped -------------------------------------------------------------------------
+
+
+def test_sigterm_saves_exits_42_and_tells_the_command_that_goes_on(peaceful, tmp_path):
+    words = pretrain_words(peaceful, tmp_path, "--json")
+    code, out, err = finish(start(*words, stop="SIGTERM row 4"))
+    assert code == 42, err
+    told_json = json.loads(out)
+    assert (told_json["status"], told_json["step"]) == ("preempted", 4)
+    assert latest(tmp_path / "a run" / "checkpoints") == 4
+    message = told_json["message"]
+    assert message.startswith("preempted at step 4 of 8, saved; go on with the same")
+    command = shlex.split(message[message.index("neurofm ") :])
+    assert command[-2:] == ["--workdir", str(tmp_path / "a run")]
+
+    code, out, err = finish(start(*command))
+    assert code == 0, err
+    assert out.startswith("done: 8 steps; next: neurofm embed ")
+    assert_as_if_in_peace(tmp_path / "a run", peaceful)
+
+
+def test_ctrl_c_saves_and_exits_130(peaceful, tmp_path):
+    words = pretrain_words(peaceful, tmp_path)
+    code, out, err = finish(start(*words, stop="SIGINT row 2"))
+    assert code == 130, err
+    assert out.startswith("interrupted at step 2 of 8, saved; go on with the same")
+    assert "Traceback" not in err
+    assert latest(tmp_path / "a run" / "checkpoints") == 2
+    pretrain(peaceful.exp, tmp_path / "a run")
+    assert_as_if_in_peace(tmp_path / "a run", peaceful)
+
+
+# ---- whose folder it is --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        (("task.depth=3",), ["task.depth: 2 -> 3"]),
+        (("optim.lr=1",), ["optim.lr: 0.01 -> 1.0"]),
+        (
+            ("seed=1", "train.log_every=7", "train.batch_size=8"),
+            ["seed: 0 -> 1", "train.batch_size: 4 -> 8"],
+        ),
+    ],
+)
+def test_another_experiment_is_refused_with_the_difference_and_leaves_no_trace(
+    peaceful, settings, lines
+):
+    before = {p: p.read_bytes() for p in peaceful.workdir.iterdir() if p.is_file()}
+    with pytest.raises(NeuroFMError) as refused:
+        pretrain(config.override(peaceful.exp, settings), peaceful.workdir)
+    head, *table, advice = str(refused.value).splitlines()
+    assert head == f"{peaceful.workdir} holds another run, which differs in"
+    assert [line.strip() for line in table] == lines
+    assert "--workdir" in advice
+    after = {p: p.read_bytes() for p in peaceful.workdir.iterdir() if p.is_file()}
+    assert after == before
+
+
+def test_other_data_at_the_same_path_is_refused(peaceful, tmp_path):
+    write_sound(tmp_path / "records", seed=1)
+    write_sound(tmp_path / "same")
+    exp = peaceful.exp
+    other = replace(exp, data=Data(path=str(tmp_path / "records")))
+    claim = peaceful.workdir
+    with pytest.raises(NeuroFMError, match=f"{claim} was trained on other data"):
+        pretrain(other, claim)
+
+
+def test_a_folder_of_something_else_is_refused(peaceful, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(NeuroFMError, match="exists and is not a run"):
+        pretrain(peaceful.exp, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_the_corrected_command(
+    peaceful, tmp_path
+):
+    wrong = config.override(peaceful.exp, ("task.window_samples=99999",))
+    with pytest.raises(NeuroFMError, match="no clip"):
+        pretrain(wrong, tmp_path / "run")
+    Workdir.claim(tmp_path / "run", peaceful.exp, ["another hash"])
+
+
+def test_other_placement_goes_on_to_the_same_end(peaceful, at_step_3, tmp_path):
+    shutil.copytree(peaceful.exp.data.path, tmp_path / "copy")
+    moved = config.override(
+        peaceful.exp,
+        (
+            f"data.path={tmp_path / 'copy'}",
+            "data.workers=1",
+            "train.log_every=2",
+            "train.checkpoint_every=7",
+            "mesh.data=1",
+            "mesh.fsdp=-1",
+        ),
+    )
+    assert pretrain(moved, at_step_3).status == "done"
+    assert told(at_step_3, every=2) == told(peaceful.workdir, every=2)
+    assert latest(at_step_3 / "checkpoints") == STEPS
+    assert_identical(variables(at_step_3), variables(peaceful.workdir))
+    saved = json.loads((at_step_3 / "config.json").read_text())
+    assert saved["train"]["log_every"] == 2
+
+
+# ---- led astray ----------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(peaceful, tmp_path):
+    wild = ("optim.lr=1e30", "optim.warmup=0.4", "train.checkpoint_every=1")
+    exp = config.override(peaceful.exp, (*wild, "eval.every=0"))
+    with pytest.raises(NeuroFMError, match=r"^step \d+: the loss is ") as stop:
+        pretrain(exp, tmp_path / "run")
+    message = str(stop.value)
+    step = int(message.split(":")[0].removeprefix("step "))
+    assert 1 < step < STEPS
+    assert "encoder" in message
+    assert latest(tmp_path / "run" / "checkpoints") < step
+    for saved in range(1, step):
+        for x in jax.tree.leaves(variables(tmp_path / "run", saved)):
+            assert np.isfinite(x).all()
+
+
+def test_collapse_saves_and_stops_and_the_told_setting_goes_on(
+    peaceful, at_step_3, caplog
+):
+    # Under a share this large every variance after the first counts as collapse.
+    strict = config.override(peaceful.exp, ("train.collapse_share=1e6",))
+    outcome = pretrain(strict, at_step_3)
+    assert (outcome.status, outcome.step) == ("collapsed", 6)
+    assert latest(at_step_3 / "checkpoints") == 6
+    assert "step 6: the variance between items fell to" in caplog.text
+    assert outcome.sentence.startswith("collapsed at step 6 of 8, saved; ")
+    setting = outcome.sentence.split()[-1]
+    assert setting == "train.collapse_share=0"
+    assert pretrain(config.override(strict, (setting,)), at_step_3).status == "done"
+    assert_as_if_in_peace(at_step_3, peaceful)
+
+
+# ---- from another model --------------------------------------------------------------
+
+
+def test_a_run_starts_from_the_model_it_is_given(peaceful, tmp_path):
+    start = replace(peaceful.exp.init, path=str(peaceful.workdir))
+    exp = replace(peaceful.exp, init=start, train=replace(peaceful.exp.train, steps=8))
+
+    class Enough(BaseException):
+        pass
+
+    def first(step, row):
+        raise Enough
+
+    with pytest.raises(Enough):
+        pretrain(exp, tmp_path / "run", first)
+    (begin,) = told(tmp_path / "run")
+    end = told(peaceful.workdir)[-1]
+    assert begin["step"] == 0
+    assert end["step"] == STEPS
+    losses = {k: v for k, v in end.items() if k.startswith("eval/")}
+    assert {k: v for k, v in begin.items() if k.startswith("eval/")} == losses
+
+
+def test_a_model_of_other_sizes_is_refused(peaceful):
+    state = {"params": {"w": jnp.zeros(3)}, "slow": {}, "buffers": {}}
+    with pytest.raises(NeuroFMError, match=r"other arrays than task wavjepa makes"):
+        start_from(str(peaceful.workdir), state, "wavjepa")
+
+
+# ---- several processes ---------------------------------------------------------------
+
+
+def test_two_processes_train_as_one_stop_together_and_one_goes_on(peaceful, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    group = ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
+    words = pretrain_words(peaceful, tmp_path, *group)
+    stops = "SIGTERM row 4", "SIGKILL never 0"  # a signal to one of them stops both
+    both = [
+        start(*words, "--process-id", str(n), stop=stop) for n, stop in enumerate(stops)
+    ]
+    try:
+        for code, out, err in [finish(process) for process in both]:
+            assert code == 42, err
+            assert out.startswith("preempted at step 5 of 8, saved")
+    finally:
+        for process in both:
+            process.kill()
+
+    workdir = tmp_path / "a run"
+    got, wanted = told(workdir), [r for r in told(peaceful.workdir) if r["step"] <= 5]
+    assert [row["step"] for row in got] == [row["step"] for row in wanted]
+    for row, row_2 in zip(got, wanted, strict=True):
+        for key in {"train/loss", "eval/loss", "optim/lr", "data/hours"} & row.keys():
+            np.testing.assert_allclose(row[key], row_2[key], rtol=1e-5, err_msg=key)
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "5"]
+    assert read_meta(workdir / "checkpoints" / "5")["mesh"]["data"] == 2
+
+    assert pretrain(peaceful.exp, workdir).status == "done"
+    end, end_2 = told(workdir)[-1], told(peaceful.workdir)[-1]
+    assert end["step"] == end_2["step"] == STEPS
+    np.testing.assert_allclose(end["eval/loss"], end_2["eval/loss"], rtol=1e-4)
+    assert Checkpoints(workdir / "checkpoints").steps()[-1] == STEPS
