@@ -189,6 +189,9 @@ def _pretrain(
                 if step > start and (last or step % train.checkpoint_every == 0):
                     with clock.bucket("checkpoint"):
                         save(step)
+            if status == "collapsed":
+                save(step)
+                break
             if last:
                 break
             if agree(stop.name is not None):
@@ -212,8 +215,6 @@ def _pretrain(
                 if watch.collapsed:
                     status = "collapsed"
                     log.warning(watch.sentence(step, seen["item_var"]))
-                    save(step)
-                    break
         checkpoints.wait()
     return Outcome(step, status, folder.sentence(status, step, train.steps), row)
 

@@ -29,6 +29,7 @@ from neurofm.errors import NeuroFMError
 __all__ = ["Dataset", "DatasetInfo", "Recording", "open_dataset", "write_dataset"]
 
 _MAX_OPEN = 512  # half of the usual limit on open files
+_MAX_RECENT = 32  # raw segments of about 256 KiB
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # for random access
 
 
@@ -55,6 +56,7 @@ class Dataset:
     _shard: Int[np.ndarray, "segments"] = field(repr=False)
     _record: Int[np.ndarray, "segments"] = field(repr=False)
     _readers: dict[int, Any] = field(default_factory=dict, repr=False)
+    _recent: dict[int, bytes] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -93,6 +95,18 @@ class Dataset:
         return out
 
     def _read_record(self, row: int) -> bytes:
+        """One raw segment; consecutive crops of a clip share theirs, so a few are kept."""
+        with self._lock:
+            if row in self._recent:
+                return self._recent[row]
+        raw = self._read_from_shard(row)
+        with self._lock:
+            self._recent[row] = raw
+            while len(self._recent) > _MAX_RECENT:
+                del self._recent[next(iter(self._recent))]
+        return raw
+
+    def _read_from_shard(self, row: int) -> bytes:
         shard, record = int(self._shard[row]), int(self._record[row])
         try:
             return self._reader(shard).read([record])[0]
