@@ -91,7 +91,7 @@ def prepare(
     """
     started = time.monotonic()
     src, out = Path(src), Path(out)
-    if not 0 < sfreq < math.inf:
+    if not 0.001 <= sfreq < math.inf:
         raise NeuroFMError(f"sfreq is {sfreq}; expected a rate in Hz, such as 16000")
     root, files, unnamed = _files(src)
     known = labelling.gather(root, files, labels, pattern, subdirs)
@@ -111,7 +111,8 @@ def prepare(
     partial = out.with_name(out.name + ".partial")
     if (out / "dataset.json").is_file():
         _refuse_other(out, open_dataset(out).info.prepared, settings)
-        shutil.rmtree(partial, ignore_errors=True)
+        if (partial / "plan.json").is_file():
+            shutil.rmtree(partial)
         return summarise(out, n_files, "already prepared", started)
     writer.refuse_occupied(out)
     info = DatasetInfo(
@@ -243,8 +244,18 @@ def _groups(sizes: Sequence[int]) -> list[range]:
 def _begin(partial: Path, settings: dict[str, Any]) -> None:
     """Make the working folder, or see that it was begun with the same settings."""
     plan = partial / "plan.json"
-    if plan.is_file():
+    if plan.is_file() and any(partial.glob("state/*.json")):
         _refuse_other(partial, json.loads(plan.read_text()), settings, _SHARD_SETTINGS)
+    elif plan.is_file():
+        shutil.rmtree(partial)  # no shard was finished: nothing binds its settings
+    elif any(
+        path.name not in ("data", "state") and not path.name.startswith(".plan.json.")
+        for path in partial.glob("*")
+    ):
+        raise NeuroFMError(
+            f"{partial}, where the work would be done, holds something else; give "
+            "another --out, or move that folder"
+        )
     for name in ("data", "state"):
         (partial / name).mkdir(parents=True, exist_ok=True)
     write_json(plan, settings)

@@ -4,9 +4,11 @@ Exit codes: 0 done, 1 a user's error (one sentence), 42 saved and preempted, 130
 (a run is saved), 70 a fault worth a report or a retry.
 """
 
+import errno
 import functools
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,16 +26,22 @@ EXIT_CODES = {
     "collapsed": USER_ERROR,
 }
 
+# What the place that was named is to blame for, and not this program.
+PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+PLACES += (errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP)
+
 Result = tuple[dict[str, Any], str]  # the JSON object, and the words for a person
 
 
 class Group(click.Group):
     """A click group whose usage errors exit 1, as all errors of a user do."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
         try:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(args, *more, standalone_mode=False, **kwargs)
         except click.ClickException as error:
+            if "--json" in (sys.argv if args is None else args):
+                click.echo(json.dumps({"error": error.format_message()}))
             error.show()
             sys.exit(USER_ERROR)
         except click.Abort:
@@ -65,17 +73,20 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             logging.getLogger("jax").setLevel(logging.WARNING)
             try:
                 result, words, *code = function(**arguments)
-            except NeuroFMError as error:
-                if debug:
-                    raise
-                if as_json:
-                    click.echo(json.dumps({"error": str(error)}))
-                click.echo(f"error: {error}", err=True)
-                sys.exit(USER_ERROR)
             except KeyboardInterrupt:
-                click.echo("interrupted; the same command goes on from here", err=True)
+                told = "interrupted; the same command goes on from here"
+                if as_json:
+                    click.echo(json.dumps({"error": told}))
+                click.echo(told, err=True)
                 sys.exit(INTERRUPTED)
             except Exception as error:
+                if sentence := users_mistake(error):
+                    if debug:
+                        raise
+                    if as_json:
+                        click.echo(json.dumps({"error": sentence}))
+                    click.echo(f"error: {sentence}", err=True)
+                    sys.exit(USER_ERROR)
                 if as_json:
                     click.echo(
                         json.dumps({"error": f"{type(error).__name__}: {error}"})
@@ -88,6 +99,19 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
         return run
 
     return register
+
+
+def users_mistake(error: Exception) -> str | None:
+    """What to tell a user who can mend it, or None for a fault of ours."""
+    if isinstance(error, NeuroFMError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in PLACES:
+        where = f"{error.filename}: " if error.filename else ""
+        return (
+            f"{where}{os.strerror(error.errno)}: give a place that can be used and has "
+            "room, and run the same command again"
+        )
+    return None
 
 
 def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -84,9 +84,7 @@ def embed(
     }
     if (finished := _finished(Path(out), request)) is not None:
         return finished
-    writer = embeddings.Writer(out, request)
-    work = _Work(model, found, writer.done, progress)
-    started, seconds = time.monotonic(), 0.0
+    work = _Work(model, found, progress)
     readings = encode.embed_waves(
         model,
         work.sounds(),
@@ -94,7 +92,10 @@ def embed(
         pool="none" if events else pool,
         batch_size=batch_size,
         **placing,
-    )
+    )  # an impossible request is refused before anything is written
+    writer = embeddings.Writer(out, request)
+    work.leave_out(writer.done)
+    started, seconds = time.monotonic(), 0.0
     for (recording, duration), reading in readings:
         if not len(reading.times_s):
             work.skip(recording, "shorter than one token of the model")
@@ -107,6 +108,7 @@ def embed(
         writer.add(recording.item, rows, duration)
         seconds += duration
     if not writer.rows:
+        writer.give_up()
         first = work.skipped[0]
         raise NeuroFMError(
             f"none of {len(found)} recordings could be embedded; the first, "
@@ -131,15 +133,18 @@ class _Work:
         self,
         model: Model,
         found: list[Source],
-        done: set[str],
         progress: Callable[[int, int], None] | None,
     ):
         self.model, self.progress, self.n_found = model, progress, len(found)
-        self.todo = [r for r in found if r.item not in done]
+        self.todo = found
         self.skipped: list[dict[str, str]] = []
         self.converted: list[tuple[str, list[inputs.Difference]]] = []
-        if len(self.todo) < len(found):
-            _log.info("%d of %d were embedded before", len(done), len(found))
+
+    def leave_out(self, done: set[str]) -> None:
+        """Do not read again what was embedded before."""
+        self.todo = [r for r in self.todo if r.item not in done]
+        if done:
+            _log.info("%d of %d were embedded before", len(done), self.n_found)
 
     def skip(self, recording: Source, reason: str) -> None:
         _log.warning("skipped %s: %s", recording.file, reason)

@@ -106,7 +106,6 @@ def evaluate(
             "evaluate each alone, and compare them with `neurofm report`"
         )
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     dataset = _dataset(Path(data), out, entrants[0].contract, told)
     examples = exampling.from_dataset(dataset, target, groups, split)
@@ -115,6 +114,7 @@ def evaluate(
             "the embeddings given are pooled over recordings, but the target marks "
             "intervals: embed again with --pool none"
         )
+    out.mkdir(parents=True, exist_ok=True)
     asked = {"suite": suite, "target": target, "groups": groups, "split": split}
     result = {
         **asked,
@@ -199,7 +199,8 @@ def entrant(path: Path) -> Entrant:
     model = load(path)
     return Entrant(
         embed=network(model),
-        untrained=network(untrained(model)),
+        # Made when it is read: a mistake in the data is found before.
+        untrained=lambda dataset, rows: network(untrained(model))(dataset, rows),
         contract=model.contract,
         system=config.to_json(model.task),
         seen=seen_by(path),

@@ -10,7 +10,7 @@ import numpy as np
 
 from neurofm import leaves, registry
 from neurofm.errors import NeuroFMError
-from neurofm.model import save
+from neurofm.model import Model, check_arrays, save
 from neurofm.weights import read_tensors
 
 
@@ -58,7 +58,15 @@ def import_model(
         raise NeuroFMError(f"{system} has no official weights that could be imported")
     tensors = official_names(read_tensors(weights))
     given = _read_config(config)
-    found = task_class.from_official(tensors, given)
+    try:
+        found = task_class.from_official(tensors, given)
+    except NeuroFMError:  # a ValueError too
+        raise
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise NeuroFMError(
+            f"{weights} does not fit {system} ({error}), so nothing was written: check "
+            "that the file and --config belong to the same model"
+        ) from error
     unused = sorted(set(tensors) - found.used - set(found.ignored))
     missing = sorted(found.missing)
     if missing or unused:
@@ -68,6 +76,10 @@ def import_model(
             f"are unknown{_listed(unused)}; check that the file and --config belong to "
             "the same model"
         )
+    for name in sorted(found.used):
+        _refuse_numbers(name, tensors[name])
+    meta = {"source": f"imported from {Path(weights).name}"}
+    check_arrays(weights, Model(found.task, found.variables, meta))
     report = Report(
         system=system,
         weights=Path(weights).name,
@@ -79,7 +91,6 @@ def import_model(
         params_sha256=leaves.params_sha256(found.variables["params"]),
     )
     text = json.dumps(asdict(report), indent=1) + "\n"
-    meta = {"source": f"imported from {Path(weights).name}"}
     save(out, found.task, found.variables, meta, {"import_report.json": text})
     return report
 
@@ -100,6 +111,20 @@ def official_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             )
         out[plain] = tensor
     return out
+
+
+def _refuse_numbers(name: str, tensor: np.ndarray) -> None:
+    """Quantised weights mean nothing without their scales, NaN nothing at all."""
+    if tensor.dtype.kind != "f":
+        raise NeuroFMError(
+            f"the tensor {name} holds {tensor.dtype} where weights are floats: save "
+            "the model unquantised"
+        )
+    if not np.isfinite(tensor).all():
+        raise NeuroFMError(
+            f"the tensor {name} holds NaN or infinite numbers: fetch the weights "
+            "again, or choose a checkpoint from before the training went wrong"
+        )
 
 
 def _listed(names: list[str], most: int = 20) -> str:

@@ -61,11 +61,19 @@ def compare(contract: InputContract, given: Mapping[str, Any]) -> list[Differenc
     return out
 
 
+class Refused(NeuroFMError):
+    """An input without an exact conversion; `reason` says why in one line."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 def refuse(differences: list[Difference]) -> None:
     """Raise a table of all differences if one of them cannot be converted.
 
     Raises:
-      NeuroFMError: there is such a difference.
+      Refused: there is such a difference.
     """
     if all(d.remedy for d in differences):
         return
@@ -79,9 +87,15 @@ def refuse(differences: list[Difference]) -> None:
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    raise NeuroFMError(
+    reason = ", ".join(
+        f"{d.name} is {d.given}, the model takes {d.expected}"
+        for d in differences
+        if not d.remedy
+    )
+    raise Refused(
         "the input is not what this model takes; bring it to the model's contract, or "
-        "use a model made for it:\n" + "\n".join(lines)
+        "use a model made for it:\n" + "\n".join(lines),
+        reason,
     )
 
 

@@ -224,7 +224,7 @@ def _load_folder(path: Path) -> Model:
         described = json.loads((path / "config.json").read_text())
         task = config.task_from_json(described["task"])
         contract = InputContract.from_json(described["contract"])
-        meta = described["meta"]
+        meta = {"source": str(path), **described["meta"]}
     except (ValueError, KeyError, TypeError) as error:
         raise NeuroFMError(
             f"{path}/config.json does not describe a model ({error}): import or export "
@@ -232,13 +232,13 @@ def _load_folder(path: Path) -> Model:
         ) from error
     variables = leaves.nested(read_tensors(path / "model.safetensors"))
     variables = {"params": {}, "slow": {}, "buffers": {}, **variables}
-    model = Model(task, variables, {"source": str(path), **meta})
+    model = Model(task, variables, meta)
     if contract != model.contract:
         raise NeuroFMError(
             f"{path}/config.json gives an input contract that its task does not have: "
             "it was changed by hand; import or export the model again"
         )
-    _check(path, model)
+    check_arrays(path, model)
     return model
 
 
@@ -257,12 +257,16 @@ def _load_checkpoint(path: Path) -> Model:
     if path.name.isdecimal():
         known["step"] = int(path.name)
     model = Model(task, variables, {**known, **meta})
-    _check(path, model)
+    check_arrays(path, model)
     return model
 
 
-def _check(path: Path, model: Model) -> None:
-    """The arrays are the ones the task has; parts used in training only may lack."""
+def check_arrays(path: str | os.PathLike, model: Model) -> None:
+    """The arrays are the ones the task has; parts used in training only may lack.
+
+    Raises:
+      NeuroFMError: they are not, and where the first difference lies.
+    """
     task = model.task
     batch = abstract_batch(task, 1)
     init = functools.partial(task.init, frozen={})

@@ -8,6 +8,7 @@ none added where the recording ends on a border.
 Axis letters: C channels, N samples of a recording, U samples of a window, T tokens.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,11 @@ def plan(
         contract.sfreq,
         contract.hop_samples,
     )
+    if not all(map(math.isfinite, (window_s or 0.0, overlap_s))):
+        raise NeuroFMError(
+            f"a window of {window_s} s with an overlap of {overlap_s} s was asked for: "
+            "give numbers of seconds"
+        )
     length = most if window_s is None else round(window_s * sfreq)
     if not contract.receptive_samples <= length <= most:
         raise NeuroFMError(

@@ -99,6 +99,21 @@ def test_a_state_comes_back_bit_for_bit_with_its_meta(run):
     assert_same(state, make_state(6))
 
 
+def test_a_relative_folder_is_saved_to_and_read_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Checkpoints("run/checkpoints")
+    run.save(3, make_state(3), {})
+    run.wait()
+
+    _, state, _ = Checkpoints("run/checkpoints").restore(abstract(make_state(3)))
+
+    assert_same(state, make_state(3))
+    for path in ("run/checkpoints", "run/checkpoints/3"):
+        variables, meta = restore_params(path)
+        assert meta["step"] == 3
+        assert_same(variables["slow"], make_state(3)["slow"])
+
+
 def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
     x = jnp.arange(5_000_003, dtype=jnp.float32)

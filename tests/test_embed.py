@@ -306,3 +306,31 @@ def test_folders_that_are_no_embeddings_are_refused(tmp_path, info, words):
         (tmp_path / "embeddings.json").write_text('{"version": 99}')
     with pytest.raises(NeuroFMError, match=words):
         open_embeddings(tmp_path)
+
+
+def test_a_request_that_fails_leaves_nothing_behind(folder, tmp_path):
+    for wrong in ({"batch_size": 0}, {"window_s": 9.0}, {"layers": ["layer_9"]}):
+        with pytest.raises(NeuroFMError):
+            embed(ECHO, [folder], tmp_path / "out", **wrong)
+    (tmp_path / "bad.wav").write_text("no sound")
+    with pytest.raises(NeuroFMError, match="none of 1 recordings"):
+        embed(ECHO, [tmp_path / "bad.wav"], tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"src", "bad.wav"}
+
+
+def test_why_a_recording_was_skipped_is_one_line(folder, tmp_path):
+    soundfile.write(folder / "six.wav", noise(200, 6), 100)
+    result = embed(ECHO, [folder], tmp_path / "out")
+    assert [skipped["reason"] for skipped in result["skipped"]] == [
+        "n_chans is 6, the model takes 1"
+    ]
+    lines = (tmp_path / "out" / "skipped.tsv").read_text().splitlines()
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("file", ["embeddings.json", "index.parquet"])
+def test_a_damaged_table_or_description_is_one_sentence(folder, tmp_path, file):
+    embed(ECHO, [folder], tmp_path / "out")
+    (tmp_path / "out" / file).write_text("[")
+    with pytest.raises(NeuroFMError, match="are damaged"):
+        open_embeddings(tmp_path / "out")

@@ -450,6 +450,19 @@ def test_what_is_no_suite_model_or_label_is_refused(folder, tmp_path, spoken):
     )
 
 
+def test_a_mistake_in_the_question_is_found_first_and_leaves_nothing(
+    folder, tmp_path, spoken, monkeypatch
+):
+    """Before any network is initialised, which takes a large one minutes."""
+    monkeypatch.setattr(evaluate, "untrained", lambda model: pytest.fail("too early"))
+    for wrong in ({"target": "wrod"}, {"target": "word", "split": "kfold:99"}):
+        with pytest.raises(NeuroFMError):
+            evaluate.evaluate(
+                [folder / "model"], data=spoken.path, out=tmp_path / "out", **wrong
+            )
+    assert not (tmp_path / "out").exists()
+
+
 def test_embeddings_that_do_not_fit_the_question_are_refused(folder, tmp_path, sung):
     one = model.load(folder / "model")
     audio = folder / "audio" / "00.wav"

@@ -91,3 +91,40 @@ def test_the_imported_model_is_the_mapped_one(tmp_path):
     config = json.loads(CONFIG.read_text())
     found = WavJEPA.from_official(read_tensors(PATH), config)
     assert load(tmp_path / "m").task == found.task
+
+
+def without_blocks(tensors):
+    return {k: x for k, x in tensors.items() if not k.startswith("encoder.layers")}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda w: w | {"feature_norms.weight": w["feature_norms.weight"][:-1]},
+            "shape",
+        ),
+        (
+            lambda w: w | {"encoder.norm.weight": w["encoder.norm.weight"] * np.nan},
+            "NaN",
+        ),
+        (lambda w: w | {"encoder.norm.bias": np.ones(48, np.int8)}, "unquantised"),
+        (lambda w: w | {k: x[:-1] for k, x in w.items() if "in_proj" in k}, "not fit"),
+        (without_blocks, "does not fit wavjepa"),
+    ],
+)
+def test_tensors_that_make_no_model_are_refused_and_nothing_is_written(
+    tmp_path, change, words
+):
+    path = write(tmp_path / "w.safetensors", change(read_tensors(PATH)))
+    with pytest.raises(NeuroFMError, match=words):
+        import_model("wavjepa", path, tmp_path / "m", CONFIG)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("given", [{"encoder_heads": "x"}, {"conv_layers": 5}])
+def test_a_config_of_nonsense_is_one_sentence(tmp_path, given):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(CONFIG.read_text()) | given))
+    with pytest.raises(NeuroFMError, match="does not fit wavjepa"):
+        import_model("wavjepa", PATH, tmp_path / "m", config)

@@ -159,6 +159,16 @@ def test_a_config_that_does_not_fit_is_refused(model, tmp_path, part, change, wo
         load(tmp_path / "m")
 
 
+def test_a_description_without_its_parts_is_refused(model, tmp_path):
+    save(tmp_path / "m", model.task, model.variables, {})
+    config_file = tmp_path / "m" / "config.json"
+    described = json.loads(config_file.read_text())
+    for part in ("task", "contract", "meta"):
+        config_file.write_text(json.dumps(described | {part: [1]}))
+        with pytest.raises(NeuroFMError, match="does not describe a model"):
+            load(tmp_path / "m")
+
+
 def test_missing_and_unknown_arrays_are_refused(model, tmp_path):
     params = model.variables["params"]
     lacking = {k: v for k, v in params.items() if k != "feature_norm"}

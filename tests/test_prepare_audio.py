@@ -178,6 +178,28 @@ def test_a_restart_with_changed_files_is_refused(folder, tmp_path):
         prepare(folder, tmp_path / "d")
 
 
+def test_settings_bind_only_what_was_begun_with_them(folder, tmp_path, monkeypatch):
+    def killed(job):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(audio, "write_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, tmp_path / "d", sfreq=11025)
+    assert (tmp_path / "d.partial").is_dir()
+    prepare(folder, tmp_path / "d", sfreq=8000)
+    assert open_dataset(tmp_path / "d").info.sfreq == 8000
+    assert not (tmp_path / "d.partial").exists()
+
+
+def test_a_folder_that_happens_to_be_called_partial_is_not_emptied(folder, tmp_path):
+    (tmp_path / "d.partial").mkdir()
+    (tmp_path / "d.partial" / "thesis.txt").write_text("years of work")
+    with pytest.raises(NeuroFMError, match=r"give another --out"):
+        prepare(folder, tmp_path / "d")
+    assert (tmp_path / "d.partial" / "thesis.txt").read_text() == "years of work"
+
+
 def test_a_finished_dataset_is_reported_and_never_made_anew(folder, tmp_path):
     first = prepare(folder, tmp_path / "d", pattern=r"(?P<take>\d)\.")
     before = contents(tmp_path / "d")

@@ -287,6 +287,11 @@ def cut_manifest(folder):
     file.write_bytes(file.read_bytes()[:-50])
 
 
+def other_payload(folder):
+    file = folder / "dataset.json"
+    file.write_text(file.read_text().replace('"int16"', '"int99"'))
+
+
 def other_hash(folder):
     text = (folder / "dataset.json").read_text()
     digest = json.loads(text)["hash"]
@@ -301,6 +306,7 @@ def other_hash(folder):
         (cut_manifest, "tables cannot be read"),
         (lambda d: (d / "events.parquet").unlink(), "tables cannot be read"),
         (other_hash, "disagree"),
+        (other_payload, "int99"),
         (lambda d: (d / "dataset.json").write_text("{"), "dataset.json"),
         (lambda d: (d / "dataset.json").write_text("[]"), "dataset.json"),
         (lambda d: (d / "dataset.json").write_text('{"version": 99}'), "version 99"),

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from neurofm.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 SFREQ, WINDOW, STEPS = 2000.0, 1019, 8
+FAST_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 SAVED, EVALUATED = [3, 6, 8], [0, 2, 4, 6, 8]
 
 TASK = WavJEPA(
@@ -122,6 +124,12 @@ def peaceful(tmp_path_factory) -> Peaceful:
     return Peaceful(exp, folder / "run", pretrain(exp, folder / "run"))
 
 
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """One report, that of the peaceful run, is enough: each takes seconds to draw."""
+    monkeypatch.setattr("neurofm.report.render", lambda runs, out: out)
+
+
 @pytest.fixture
 def at_step_3(peaceful, tmp_path) -> Path:
     """A run of which nothing is left after the checkpoint of step 3."""
@@ -153,32 +161,33 @@ def assert_identical(got, wanted) -> None:
         assert a.tobytes() == b.tobytes()
 
 
+def checksums(workdir: Path) -> dict:
+    """Of every array of the last checkpoint, the optimizer's too."""
+    record = workdir / "checkpoints" / str(STEPS) / "meta.json"
+    return json.loads(record.read_text())["leaves"]
+
+
 def assert_as_if_in_peace(workdir: Path, peaceful: Peaceful) -> None:
     assert told(workdir) == told(peaceful.workdir)
     assert_identical(variables(workdir), variables(peaceful.workdir))
+    assert checksums(workdir) == checksums(peaceful.workdir)
 
 
-def environment(stop: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "STOP": stop}
+def run(*words: str, stop: str = "SIGKILL never 0", **environment: str):
+    """A command in a process of its own, and when it is to send itself a signal.
 
-
-def start(*words: str, stop: str = "SIGKILL never 0") -> subprocess.Popen:
-    return subprocess.Popen(
+    Returns:
+      exit code (of a process that died of a signal, minus its number), stdout, stderr.
+    """
+    environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "STOP": stop}
+    done = subprocess.run(
         [sys.executable, "-m", *words],
-        env=environment(stop),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        env=os.environ | environment,
+        capture_output=True,
         text=True,
+        timeout=240,
     )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr; a negative code is the signal it died of."""
-    try:
-        out, err = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    return process.returncode, out, err
+    return done.returncode, done.stdout, done.stderr
 
 
 def pretrain_words(peaceful: Peaceful, folder: Path, *more: str) -> list[str]:
@@ -235,7 +244,7 @@ def test_a_finished_run_is_done_at_once_and_stays_as_it_is(peaceful):
 @pytest.mark.parametrize("moment", ["record 6", "row 7"])
 def test_a_run_killed_and_started_again_ends_as_if_in_peace(peaceful, tmp_path, moment):
     words = pretrain_words(peaceful, tmp_path)
-    code, _, err = finish(start(*words, stop=f"SIGKILL {moment}"))
+    code, _, err = run(*words, stop=f"SIGKILL {moment}")
     assert code == -9, err
     workdir = tmp_path / "a run"
     assert latest(workdir / "checkpoints") in ((3,) if "record" in moment else (3, 6))
@@ -291,7 +300,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
 
 def test_sigterm_saves_exits_42_and_tells_the_command_that_goes_on(peaceful, tmp_path):
     words = pretrain_words(peaceful, tmp_path, "--json")
-    code, out, err = finish(start(*words, stop="SIGTERM row 4"))
+    code, out, err = run(*words, stop="SIGTERM row 4")
     assert code == 42, err
     told_json = json.loads(out)
     assert (told_json["status"], told_json["step"]) == ("preempted", 4)
@@ -301,7 +310,7 @@ def test_sigterm_saves_exits_42_and_tells_the_command_that_goes_on(peaceful, tmp
     command = shlex.split(message[message.index("neurofm ") :])
     assert command[-2:] == ["--workdir", str(tmp_path / "a run")]
 
-    code, out, err = finish(start(*command))
+    code, out, err = run(*command)
     assert code == 0, err
     assert out.startswith("done: 8 steps; next: neurofm embed ")
     assert_as_if_in_peace(tmp_path / "a run", peaceful)
@@ -309,7 +318,7 @@ def test_sigterm_saves_exits_42_and_tells_the_command_that_goes_on(peaceful, tmp
 
 def test_ctrl_c_saves_and_exits_130(peaceful, tmp_path):
     words = pretrain_words(peaceful, tmp_path)
-    code, out, err = finish(start(*words, stop="SIGINT row 2"))
+    code, out, err = run(*words, stop="SIGINT row 2")
     assert code == 130, err
     assert out.startswith("interrupted at step 2 of 8, saved; go on with the same")
     assert "Traceback" not in err
@@ -346,14 +355,16 @@ def test_another_experiment_is_refused_with_the_difference_and_leaves_no_trace(
     assert after == before
 
 
-def test_other_data_at_the_same_path_is_refused(peaceful, tmp_path):
-    write_sound(tmp_path / "records", seed=1)
-    write_sound(tmp_path / "same")
-    exp = peaceful.exp
-    other = replace(exp, data=Data(path=str(tmp_path / "records")))
-    claim = peaceful.workdir
-    with pytest.raises(NeuroFMError, match=f"{claim} was trained on other data"):
-        pretrain(other, claim)
+def test_other_data_at_the_same_path_are_refused(peaceful, tmp_path):
+    path, workdir = tmp_path / "records", tmp_path / "run"
+    write_sound(path)
+    shutil.copytree(peaceful.workdir, workdir)
+    exp = config.override(peaceful.exp, (f"data.path={path}",))
+    assert pretrain(exp, workdir).status == "done"
+    shutil.rmtree(path)
+    write_sound(path, seed=1)
+    with pytest.raises(NeuroFMError, match=f"{workdir} was trained on other data"):
+        pretrain(exp, workdir)
 
 
 def test_a_folder_of_something_else_is_refused(peaceful, tmp_path):
@@ -367,7 +378,7 @@ def test_a_folder_in_which_nothing_was_trained_takes_the_corrected_command(
     peaceful, tmp_path
 ):
     wrong = config.override(peaceful.exp, ("task.sfreq=4000",))
-    with pytest.raises(NeuroFMError, match="has sfreq 2000.* model takes 4000"):
+    with pytest.raises(NeuroFMError, match=r"has sfreq 2000.* model takes 4000"):
         pretrain(wrong, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").is_file()
     Workdir.claim(tmp_path / "run", peaceful.exp, ["another hash"])
@@ -468,16 +479,14 @@ def test_two_processes_train_as_one_stop_together_and_one_goes_on(peaceful, tmp_
     group = ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
     words = pretrain_words(peaceful, tmp_path, *group)
     stops = "SIGTERM row 4", "SIGKILL never 0"  # a signal to one of them stops both
-    both = [
-        start(*words, "--process-id", str(n), stop=stop) for n, stop in enumerate(stops)
-    ]
-    try:
-        for code, out, err in [finish(process) for process in both]:
-            assert code == 42, err
-            assert out.startswith("preempted at step 5 of 8, saved")
-    finally:
-        for process in both:
-            process.kill()
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(run, *words, "--process-id", str(n), stop=stop, **FAST_COMPILE)
+            for n, stop in enumerate(stops)
+        ]
+    for code, out, err in [process.result() for process in both]:
+        assert code == 42, err
+        assert "preempted at step 5 of 8, saved" in out.splitlines()[-1]  # gloo's first
 
     workdir = tmp_path / "a run"
     got, wanted = told(workdir), [r for r in told(peaceful.workdir) if r["step"] <= 5]

@@ -103,3 +103,10 @@ def test_with_overlap_the_last_window_is_as_full_as_the_grid_allows():
 def test_impossible_windows_are_refused(window_s, overlap_s, word):
     with pytest.raises(NeuroFMError, match=word):
         windows.plan(CONTRACT, window_s, overlap_s)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_windows_of_no_number_are_refused(wrong):
+    for asked in ({"window_s": wrong}, {"overlap_s": wrong}):
+        with pytest.raises(NeuroFMError, match="give numbers of seconds"):
+            windows.plan(CONTRACT, **asked)

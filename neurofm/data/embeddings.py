@@ -12,6 +12,7 @@ While they are made they lie in `<out>.partial`, with a table `rows-*.parquet` b
 each finished shard; an interrupted run goes on behind the last one.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -98,13 +99,18 @@ def open_embeddings(path: str | os.PathLike) -> Embeddings:
             if unfinished
             else f"{path} holds no embeddings: make them with `neurofm embed`"
         )
-    info = json.loads((path / "embeddings.json").read_text())
-    if info.get("version") != VERSION:
+    try:
+        info = json.loads((path / "embeddings.json").read_text())
+        if (version := info.get("version")) == VERSION:
+            return Embeddings(path, info, pq.read_table(path / "index.parquet"))
+    except (*_DAMAGE, AttributeError, pa.ArrowException) as error:
         raise NeuroFMError(
-            f"{path} has layout version {info.get('version')!r}, this neurofm reads "
-            f"version {VERSION}: embed again"
-        )
-    return Embeddings(path, info, pq.read_table(path / "index.parquet"))
+            f"the embeddings {path} are damaged ({error}): embed again"
+        ) from error
+    raise NeuroFMError(
+        f"{path} has layout version {version!r}, this neurofm reads version "
+        f"{VERSION}: embed again"
+    )
 
 
 class Writer:
@@ -180,6 +186,12 @@ class Writer:
             table = self.partial / f"rows-{self._number:05d}.parquet"
             _write_whole(table, lambda draft: pq.write_table(_table(rows), draft))
             self._start_shard(self._number + 1)
+
+    def give_up(self) -> None:
+        """Leave nothing behind, as nothing was taken."""
+        (self.partial / "request.json").unlink()
+        with contextlib.suppress(OSError):  # a folder that held something before
+            self.partial.rmdir()
 
     def finish(self, info: Mapping[str, Any], skipped: list[dict[str, str]]) -> None:
         """Close the last shard and let `out` appear."""

@@ -95,7 +95,7 @@ class Dataset:
         return out
 
     def _read_record(self, row: int) -> bytes:
-        """One raw segment; consecutive crops of a clip share theirs, so a few are kept."""
+        """One raw segment; crops of one clip share theirs, so a few are kept."""
         with self._lock:
             if row in self._recent:
                 return self._recent[row]
@@ -149,7 +149,7 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
             and len(manifest) == info.n_segments
             and dataset_hash(info, items) == info.hash
         )
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"its tables cannot be read: {error}") from error
     if not intact:
         raise _damaged(path, "manifest.parquet and dataset.json disagree")
