@@ -280,8 +280,10 @@ def _refuse_full_disk(
     n_bytes = seconds * info.sfreq * info.n_chans * np.dtype(info.payload).itemsize
     free = shutil.disk_usage(partial).free
     if n_bytes > free:
+        if not any(partial.glob("state/*.json")):
+            shutil.rmtree(partial)
         raise NeuroFMError(
-            f"{out} needs about {n_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
+            f"{out} needs about {n_bytes / 1e9:.3g} GB and {free / 1e9:.3g} GB are "
             "free there; make room or give another --out"
         )
 

@@ -105,10 +105,15 @@ def users_mistake(error: Exception) -> str | None:
     """What to tell a user who can mend it, or None for a fault of ours."""
     if isinstance(error, NeuroFMError):
         return str(error)
+    full = os.strerror(errno.ENOSPC)
     if isinstance(error, OSError) and error.errno in PLACES:
-        where = f"{error.filename}: " if error.filename else ""
+        where = error.filename2 or error.filename
+        what = f"{where}: {error.strerror}" if where else error.strerror
+    else:  # libraries wrap it into errors of their own
+        what = full if full in str(error) else None
+    if what:
         return (
-            f"{where}{os.strerror(error.errno)}: give a place that can be used and has "
+            f"{what}: give a place that can be used and has "
             "room, and run the same command again"
         )
     return None

@@ -10,11 +10,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write beside the path and move into place, so that no reader sees half of it."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from neurofm import check as checking
+from neurofm import files
 from neurofm.cli import cli
 
 
@@ -68,6 +69,21 @@ def test_a_place_that_cannot_be_written_to_is_the_users_to_mend(
     assert code == 1
     assert err == f"error: {json.loads(out)['error']}\n"
     assert err.startswith(f"error: full/x: {os.strerror(number)}: ")
+
+
+def test_a_full_disk_is_known_in_the_words_of_any_library(neurofm, monkeypatch):
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    fails_with(monkeypatch, RuntimeError(text))
+    code, _, err = neurofm("check", "x")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: No space left on device: give a place")
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_no_draft(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        files.write_text(tmp_path / "taken", "words")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_a_file_of_ours_that_is_gone_stays_a_fault(neurofm, monkeypatch):

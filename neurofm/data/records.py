@@ -11,6 +11,7 @@ An item is one recording. Times are in seconds, samples in the dataset's unit.
 import json
 import os
 import threading
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,8 @@ def _read_info(path: Path) -> DatasetInfo:
             f"version {VERSION}; prepare it again"
         )
     try:
+        if obj["payload"] not in typing.get_args(segments.Payload):
+            raise KeyError(obj["payload"])
         return DatasetInfo.from_json(obj)
     except (KeyError, TypeError) as error:
         raise _damaged(path, f"dataset.json: {error}") from error
