@@ -46,6 +46,16 @@ def _untouched(path: Path) -> bool:
     return all(name.startswith(drafts) for name in names)
 
 
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise NeuroFMError(
+            f"{path} is damaged or gone ({error}): put it back from a copy, or choose "
+            "another --workdir"
+        ) from error
+
+
 def seen_by(model: Path) -> frozenset[str]:
     """sha256 of the files a model was pretrained on, where that is known.
 
@@ -76,14 +86,14 @@ class Workdir:
         saved, run = path / CONFIG, config.to_json(exp)
         free = not path.exists() or (path.is_dir() and _untouched(path))
         if saved.is_file() and not free:
-            old = json.loads(saved.read_text())
+            old = _read(saved)
             if changed := config.difference(old, run):
                 table = "\n".join(f"  {k}: {a!r} -> {b!r}" for k, a, b in changed)
                 raise NeuroFMError(
                     f"{path} holds another run, which differs in\n{table}\ngo on with "
                     "its own settings, or choose another --workdir"
                 )
-            there = json.loads((path / ENV).read_text())
+            there = _read(path / ENV)
             if (hashes := there["datasets"]) != datasets:
                 raise NeuroFMError(
                     f"{path} was trained on other data (dataset {hashes} then, "

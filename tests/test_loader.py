@@ -142,7 +142,7 @@ def test_an_all_zero_clip_stays_zero(tmp_path):
 
 
 def test_a_store_with_other_channels_is_refused_with_the_remedy(mono):
-    with pytest.raises(NeuroFMError, match=r"n_chans 1 .* takes 2: .* --channels 2"):
+    with pytest.raises(NeuroFMError, match=r"n_chans 1 .* takes 2: .* --channels all"):
         trained(mono[0], n_chans=2)
 
 

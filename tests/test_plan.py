@@ -223,7 +223,8 @@ def test_data_the_model_cannot_take_is_refused_with_the_remedy():
         other, info=dataclasses.replace(other.info, sfreq=44_100.0)
     )
     with pytest.raises(
-        NeuroFMError, match=r"sfreq 44100.0 .* n_chans 2 .* --sfreq 100 --channels 1"
+        NeuroFMError,
+        match=r"sfreq 44100.0 .* n_chans 2 .* --sfreq 100 --channels first",
     ):
         train(store([100]), other)
 

@@ -148,7 +148,8 @@ def _text(cell: object) -> str:
 
 
 def _check_contract(dataset: Dataset, contract: InputContract) -> None:
-    flags = {"sfreq": "--sfreq {:g}", "n_chans": "--channels {}"}
+    channels = "first" if contract.n_chans == 1 else "all"
+    flags = {"sfreq": "--sfreq {:g}", "n_chans": f"--channels {channels}"}
     told, again = [], []
     for name in ("kind", "unit", "sfreq", "n_chans"):
         has, wants = getattr(dataset.info, name), getattr(contract, name)

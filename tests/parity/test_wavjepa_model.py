@@ -28,7 +28,8 @@ def prepared(path, **fields):
     official = WavJEPA.from_official(tensors, config(path))
     assert not official.missing
     assert set(tensors) == official.used | set(official.ignored)
-    return replace(official.task, crop_norm="none", **fields), official.variables
+    variables = jax.tree.map(jnp.asarray, official.variables)
+    return replace(official.task, crop_norm="none", **fields), variables
 
 
 def one_batch(wave, context_hidden, target):
