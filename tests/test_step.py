@@ -23,6 +23,7 @@ from neurofm.config import Mesh
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.models.wavjepa import WavJEPA
+from neurofm.nn.positions import sincos_channels
 from neurofm.objectives.masks import TimeInverse
 from neurofm.optim import Optim
 from neurofm.parallel import distributed, mesh, sharding
@@ -157,6 +158,10 @@ def variables_of(task):
     rng = np.random.default_rng(11)
     random = lambda x: rng.normal(0.1, 0.3, x.shape).astype(x.dtype)  # noqa: E731
     return jax.tree.map(random, shapes)
+
+
+def params_of(task):
+    return jax.tree.map(jnp.asarray, variables_of(task)["params"])
 
 
 @functools.cache
@@ -334,6 +339,23 @@ def test_what_lies_outside_the_span_changes_nothing():
     changed = noise_outside(batch)
     assert np.abs(changed["audio/wave"] - batch["audio/wave"]).max() > 5
     assert_same(measured(TINY, batch=changed), measured(TINY), 1e-6)
+
+
+def test_how_much_lies_outside_the_span_changes_no_token_inside():
+    batch, _ = drawn(TINY)
+    row, (first, past) = 1, batch["audio/span"][1]
+    clip = batch["audio/wave"][[row], :, first:past]
+    alone = replace(TINY, window_samples=int(past - first))
+    spans = np.int32([[first, past]]), np.int32([[0, past - first]])
+    waves = batch["audio/wave"][[row]], clip
+    tokens = []
+    for task, wave, span in zip((TINY, alone), waves, spans, strict=True):
+        embed = jax.jit(lambda w, s, t=task: t.embed_tokens(params_of(TINY), w, s))
+        tokens.append(embed(wave, span)[0] - sincos_channels(task.tokens, 16, 1))
+    hop = TINY.batch_spec().contract.hop_samples
+    assert first % hop == 0
+    inside = tokens[0][first // hop :][: alone.tokens]
+    np.testing.assert_allclose(inside, tokens[1], atol=1e-5)
 
 
 def test_what_a_filler_row_holds_changes_nothing():
