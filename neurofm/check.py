@@ -249,8 +249,8 @@ def _shared_between_splits(items: "pa.Table") -> list[tuple[str, str]]:
 
 def check_model(path: Path) -> Findings:
     """Step, size, fingerprint and input contract of a model."""
-    from neurofm import leaves
     from neurofm.model import load
+    from neurofm.weights import leaves
 
     model = load(path)
     params = model.variables["params"]

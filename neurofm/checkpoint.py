@@ -1,7 +1,7 @@
 """Checkpoints of a run: saved in the background, verified when read (orbax v1).
 
     checkpoints/<step>/params/ ... opt/   a folder for each top name of the state
-                       meta.json          written last; see `neurofm.integrity`
+                       meta.json          written last; see `neurofm.run.integrity`
 
 A step that is unfinished or damaged is passed over for the next older one, with one
 logged sentence. When none is good the run stops: it never starts again by itself.
@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from neurofm.errors import NeuroFMError
-from neurofm.integrity import (
+from neurofm.run.integrity import (
     Damaged,
     describe,
     finished_steps,

@@ -132,7 +132,7 @@ def table(rows: dict[str, Any]) -> str:
 
 def score_rows(scores: dict[str, Any]) -> str:
     """The score table of a report, as lines."""
-    from neurofm.tables import score_tables
+    from neurofm.report.tables import score_tables
 
     return "\n".join(
         f"{found['caption']}\n{table({k: v[0] for k, v in found['rows'].items()})}"
@@ -233,7 +233,7 @@ def pretrain_command(
 
     distributed.initialise(coordinator, num_processes, process_id, devices)
     from neurofm import config as configs
-    from neurofm.metrics import Progress
+    from neurofm.run.metrics import Progress
     from neurofm.train import pretrain
 
     exp = configs.load(config, overrides)
@@ -287,7 +287,7 @@ def import_command(system: str, weights: Path, out: Path, config: Path | None):
     """Turn official weights into a neurofm model, strictly, with a report."""
     from dataclasses import asdict
 
-    from neurofm.importing import import_model
+    from neurofm.weights.official import import_model
 
     report = import_model(system, weights, out, config)
     shown = {
@@ -306,9 +306,9 @@ def import_command(system: str, weights: Path, out: Path, config: Path | None):
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def export_command(model: Path, out: Path):
     """Write config.json, model.safetensors and a card; load(OUT) gives the same."""
-    from neurofm import leaves
     from neurofm.model import load, save
-    from neurofm.workdir import SEEN, seen_by
+    from neurofm.run.workdir import SEEN, seen_by
+    from neurofm.weights import leaves
 
     loaded = load(model)
     seen = "".join(f"{digest}\n" for digest in sorted(seen_by(model)))
@@ -343,7 +343,7 @@ def evaluate_command(given: tuple[Path, ...], out: Path, **arguments: Any):
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def report_command(runs: tuple[Path, ...], out: Path):
     """Show runs, models and scores side by side in one HTML file."""
-    from neurofm.report import render
+    from neurofm.report.page import render
 
     render(runs, out)
     return {"out": str(out)}, f"see {out}"
@@ -364,8 +364,8 @@ def quickstart_command(
     No download. A finished one shows its scores again.
     """
     from neurofm import config as configs
-    from neurofm.metrics import Progress
     from neurofm.quickstart import CONFIGS, quickstart
+    from neurofm.run.metrics import Progress
 
     steps = configs.load(CONFIGS.get(system, system), overrides).train.steps
     with Progress(steps) as progress:

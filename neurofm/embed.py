@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from neurofm import config, encode, inputs, leaves, recordings
+from neurofm import config
 from neurofm.data import embeddings
-from neurofm.encode import Reading
+from neurofm.embedding import encode, inputs, recordings
+from neurofm.embedding.encode import Reading
+from neurofm.embedding.recordings import Source
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
-from neurofm.recordings import Source
+from neurofm.weights import leaves
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

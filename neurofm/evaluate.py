@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from neurofm import config, encode, files, inputs, report
+from neurofm import config, files
 from neurofm.contract import InputContract
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.records import Dataset, open_dataset
+from neurofm.embedding import encode, inputs
 from neurofm.errors import NeuroFMError
 from neurofm.eval import examples as exampling
 from neurofm.eval.baselines import log_mel_candidates
@@ -35,7 +36,8 @@ from neurofm.eval.features import (
 from neurofm.eval.scores import compare
 from neurofm.model import Model, abstract_batch, load
 from neurofm.registry import suggest
-from neurofm.workdir import seen_by
+from neurofm.report import page as report
+from neurofm.run.workdir import seen_by
 
 _log = logging.getLogger(__name__)
 

@@ -25,15 +25,16 @@ import numpy as np
 import safetensors.numpy
 from jax.sharding import NamedSharding, PartitionSpec
 
-from neurofm import config, leaves
+from neurofm import config
 from neurofm.contract import InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.parallel.mesh import make as make_mesh
 from neurofm.task import Task, Tree
-from neurofm.weights import read_tensors
+from neurofm.weights import leaves
+from neurofm.weights.files import read_tensors
 
 if TYPE_CHECKING:
-    from neurofm.encode import Layers
+    from neurofm.embedding.encode import Layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ class Model:
         Raises:
           NeuroFMError: an input that this model cannot take, and why.
         """
-        from neurofm import encode
+        from neurofm.embedding import encode
 
         given = list(x) if isinstance(x, list | tuple) else [x]
         readings = encode.embed_sounds(

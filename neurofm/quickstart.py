@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neurofm import config, evaluate, files, report, spectrogram
+from neurofm import config, evaluate, files
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Experiment
 from neurofm.data.layout import DatasetInfo
@@ -27,9 +27,11 @@ from neurofm.errors import NeuroFMError
 from neurofm.eval.examples import Examples
 from neurofm.eval.splits import Fold
 from neurofm.finetune import Finetune
-from neurofm.metrics import Row
 from neurofm.model import Model, load
 from neurofm.optim import Optim
+from neurofm.report import page as report
+from neurofm.report import spectrogram
+from neurofm.run.metrics import Row
 from neurofm.signals.audio import rms_normalize
 from neurofm.simulate import sounds
 from neurofm.simulate.sounds import Part

@@ -15,20 +15,21 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from neurofm import config, report
+from neurofm import config
 from neurofm.checkpoint import Checkpoints
-from neurofm.clock import Clock
 from neurofm.config import Experiment
 from neurofm.data import loader, plan
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.errors import NeuroFMError
-from neurofm.heldout import HeldOut
-from neurofm.metrics import MetricsLog
 from neurofm.parallel import distributed, mesh, sharding
+from neurofm.report import page as report
+from neurofm.run.clock import Clock
+from neurofm.run.heldout import HeldOut
+from neurofm.run.metrics import MetricsLog
+from neurofm.run.stop import StopSignals
+from neurofm.run.watch import CollapseWatch, check_finite
+from neurofm.run.workdir import Workdir, versions
 from neurofm.step import State, new_state, train_step
-from neurofm.stop import StopSignals
-from neurofm.watch import CollapseWatch, check_finite
-from neurofm.workdir import Workdir, versions
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from neurofm.checkpoint import Checkpoints, latest, read_meta, restore_params
 from neurofm.errors import NeuroFMError
-from neurofm.integrity import checksums
+from neurofm.run.integrity import checksums
 
 REPO = Path(__file__).parents[1]
 
@@ -438,7 +438,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from neurofm.checkpoint import Checkpoints, restore_params
-from neurofm.integrity import checksums
+from neurofm.run.integrity import checksums
 
 def spread(a, b, *spec):
     auto = (jax.sharding.AxisType.Auto,) * 2

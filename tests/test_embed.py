@@ -7,11 +7,11 @@ import pytest
 import soundfile
 from tiny_models import ECHO, tiny
 
-from neurofm import encode, inputs, recordings
 from neurofm.data import embeddings
 from neurofm.data.embeddings import open_embeddings
 from neurofm.data.records import DatasetInfo, Recording, write_dataset
 from neurofm.embed import embed
+from neurofm.embedding import encode, inputs, recordings
 from neurofm.errors import NeuroFMError
 
 

@@ -4,7 +4,7 @@ import pytest
 import soundfile
 from tiny_models import ECHO, Echo, tiny
 
-from neurofm import encode, inputs
+from neurofm.embedding import encode, inputs
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
 from neurofm.signals.audio import rms_normalize

@@ -7,11 +7,11 @@ import safetensors.numpy
 from fixtures import OWN, beside, each
 
 from neurofm.errors import NeuroFMError
-from neurofm.importing import import_model, official_names
-from neurofm.leaves import params_sha256
 from neurofm.model import load
 from neurofm.models.wavjepa import WavJEPA
-from neurofm.weights import read_tensors
+from neurofm.weights.files import read_tensors
+from neurofm.weights.leaves import params_sha256
+from neurofm.weights.official import import_model, official_names
 
 PATH = sorted((OWN / "wavjepa").glob("*_weights.npz"))[0]
 CONFIG = beside(PATH, "_config.json")

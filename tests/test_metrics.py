@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurofm.clock import BUCKETS, Clock, duration
-from neurofm.metrics import MetricsLog, Progress, describe, read_rows
+from neurofm.run.clock import BUCKETS, Clock, duration
+from neurofm.run.metrics import MetricsLog, Progress, describe, read_rows
 
 names = st.text(st.characters(codec="utf-8"), max_size=8).filter(lambda n: n != "step")
 rows = st.builds(

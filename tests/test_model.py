@@ -13,10 +13,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from tiny_models import tiny
 
 import neurofm
-from neurofm import config, leaves
+from neurofm import config
 from neurofm.checkpoint import Checkpoints
 from neurofm.errors import NeuroFMError
 from neurofm.model import load, save
+from neurofm.weights import leaves
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurofm.curves import Curves, draw_curves
 from neurofm.errors import NeuroFMError
-from neurofm.metrics import MetricsLog
-from neurofm.report import read, render, warnings
-from neurofm.spectrogram import save_png, spans, spectrogram_with_masks
-from neurofm.tables import score_tables, side_by_side
+from neurofm.report.curves import Curves, draw_curves
+from neurofm.report.page import read, render, warnings
+from neurofm.report.spectrogram import save_png, spans, spectrogram_with_masks
+from neurofm.report.tables import score_tables, side_by_side
+from neurofm.run.metrics import MetricsLog
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 SVG = "{http://www.w3.org/2000/svg}"

@@ -22,12 +22,12 @@ from neurofm.checkpoint import Checkpoints, latest, read_meta, restore_params
 from neurofm.config import Data, Eval, Experiment, Train
 from neurofm.data.records import DatasetInfo, Recording, write_dataset
 from neurofm.errors import NeuroFMError
-from neurofm.metrics import read_rows
 from neurofm.models.wavjepa import WavJEPA
 from neurofm.objectives.masks import TimeInverse
 from neurofm.optim import Optim
+from neurofm.run.metrics import read_rows
+from neurofm.run.workdir import Workdir
 from neurofm.train import Outcome, pretrain, start_from
-from neurofm.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 SFREQ, WINDOW, STEPS = 2000.0, 1019, 8
@@ -54,7 +54,8 @@ TASK = WavJEPA(
 # checkpoint 6 is but its record.
 CONFIG = """
 import json, os, signal
-from neurofm import checkpoint, config as configs, metrics
+from neurofm import checkpoint, config as configs
+from neurofm.run import metrics
 
 name, place, at = os.environ.get("STOP", "SIGKILL never 0").split()
 
@@ -127,7 +128,7 @@ def peaceful(tmp_path_factory) -> Peaceful:
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     """One report, that of the peaceful run, is enough: each takes seconds to draw."""
-    monkeypatch.setattr("neurofm.report.render", lambda runs, out: out)
+    monkeypatch.setattr("neurofm.report.page.render", lambda runs, out: out)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from neurofm.errors import NeuroFMError
-from neurofm.stop import SIGNALS, StopSignals
-from neurofm.watch import CollapseWatch, check_finite
+from neurofm.run.stop import SIGNALS, StopSignals
+from neurofm.run.watch import CollapseWatch, check_finite
 
 # ---- not finite ----------------------------------------------------------------------
 

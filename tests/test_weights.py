@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm.errors import NeuroFMError
-from neurofm.weights import read_tensors
+from neurofm.weights.files import read_tensors
 
 FLOATS = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurofm import windows
 from neurofm.contract import InputContract
+from neurofm.embedding import windows
 from neurofm.errors import NeuroFMError
 
 CONTRACT = InputContract(

@@ -5,7 +5,7 @@ from tiny_models import TINY
 
 from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
-from neurofm.workdir import Workdir
+from neurofm.run.workdir import Workdir
 
 
 @pytest.mark.parametrize("file", ["config.json", "env.json"])

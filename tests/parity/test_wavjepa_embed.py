@@ -8,7 +8,7 @@ from fixtures import config, each, load
 
 from neurofm.model import Model
 from neurofm.models.wavjepa import WavJEPA
-from neurofm.weights import read_tensors
+from neurofm.weights.files import read_tensors
 
 KIND = ("w/encoder.norm.weight", "*_audio", "*_timestamp_embeddings")
 

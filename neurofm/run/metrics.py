@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from neurofm import files
-from neurofm.clock import duration
+from neurofm.run.clock import duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Float
 
-from neurofm.metrics import Row
+from neurofm.run.metrics import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Float32, Float64
 
-from neurofm import inputs, windows
+from neurofm.embedding import inputs, windows
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
 from neurofm.parallel.mesh import BATCH_AXES

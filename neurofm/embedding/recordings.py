@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from neurofm import inputs
 from neurofm.contract import InputContract
 from neurofm.data.records import Dataset, open_dataset
+from neurofm.embedding import inputs
 from neurofm.errors import NeuroFMError
 
 _log = logging.getLogger(__name__)

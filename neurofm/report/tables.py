@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from neurofm.clock import duration
-from neurofm.metrics import Row
+from neurofm.run.clock import duration
+from neurofm.run.metrics import Row
 
 # Systems of a score table, in the order they are compared.
 SYSTEMS = ("model", "untrained", "baseline", "supervised")

@@ -10,8 +10,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from neurofm import torchfile
 from neurofm.errors import NeuroFMError
+from neurofm.weights import torchfile
 
 _ZIP = b"PK\x03\x04"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)

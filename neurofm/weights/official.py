@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from neurofm import leaves, registry
+from neurofm import registry
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model, check_arrays, save
-from neurofm.weights import read_tensors
+from neurofm.weights import leaves
+from neurofm.weights.files import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from neurofm import files
-from neurofm.curves import CURVES, Curves, draw_curves
 from neurofm.errors import NeuroFMError
-from neurofm.metrics import Row, read_rows
-from neurofm.tables import overview, score_tables, side_by_side, systems
+from neurofm.report.curves import CURVES, Curves, draw_curves
+from neurofm.report.tables import overview, score_tables, side_by_side, systems
+from neurofm.run.metrics import Row, read_rows
 
 ENDS = {"mean": "", "low": "/low", "high": "/high"}  # of `over_steps`, in a curve
 GRAD_GROUP = "optim/grad_norm/"

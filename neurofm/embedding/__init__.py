@@ -1,0 +1,1 @@
+"""What `embed` stands on: inputs, windows, and the model run over them."""

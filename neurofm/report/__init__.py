@@ -1,0 +1,1 @@
+"""`neurofm report`: curves, tables and pictures in one HTML page."""

@@ -1,0 +1,1 @@
+"""Tensors of other formats, names of our own, and strict imports between them."""
