@@ -33,6 +33,7 @@ from neurofm.run.integrity import (
     verify,
     write_record,
 )
+from neurofm.weights.leaves import nest
 
 Flat = dict[str, Any]  # "params/encoder/kernel" -> array
 Meta = dict[str, Any]
@@ -96,7 +97,10 @@ class Checkpoints:
         plain.array.saving.use_compression = False
         with plain:
             written = ocp.save_checkpointables_async(
-                self.directory / str(step), _nest(flat), overwrite=True
+                # dicts alone: optax's tuples and empty states never reach orbax
+                self.directory / str(step),
+                nest(flat),
+                overwrite=True,
             )
         self._pending = self._writer.submit(self._finish, written, step, record)
 
@@ -200,7 +204,7 @@ def restore_params(path: str | PathLike[str]) -> tuple[dict[str, Any], Meta]:
         }
         flat = _load(folder, wanted)
         verify(flat, record["leaves"])
-        return {name: {} for name in VARIABLES} | _nest(flat), _meta(record)
+        return {name: {} for name in VARIABLES} | nest(flat), _meta(record)
 
     found = newest_good(_absolute(path), read)
     return _only(_absolute(path), read) if found is None else found[1]
@@ -236,7 +240,7 @@ def _load(folder: epath.Path, wanted: Flat) -> Flat:
     loaded: Flat = {}
     try:
         with alone:
-            for name, abstract in _nest(wanted).items():
+            for name, abstract in nest(wanted).items():
                 tree = ocp.load(folder, abstract, checkpointable_name=name)
                 loaded |= _flatten({name: tree})
     except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
@@ -295,15 +299,3 @@ def _flatten(tree: Any) -> Flat:
     if len(flat) != len(leaves):
         raise ValueError("two arrays of the state have the same path of names")
     return flat
-
-
-def _nest(flat: Flat) -> dict[str, Any]:
-    """Dicts all the way down: optax's tuples and empty states never reach orbax."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree

@@ -188,7 +188,7 @@ def _card(task: Task, variables: Tree, meta: dict[str, Any]) -> str:
         "one token every": f"{1000 * contract.hop_samples / contract.sfreq:.4g} ms",
         "parameters": f"{leaves.n_params(variables['params']):,}",
         "params sha256": leaves.params_sha256(variables["params"]),
-        **{k: meta[k] for k in ("source", "step", "pretrained_on") if k in meta},
+        **{k: meta[k] for k in ("source", "step") if k in meta},
     }
     rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
     return (

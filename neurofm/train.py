@@ -160,7 +160,6 @@ def _pretrain(
     def save(step: int) -> None:
         fetch()
         meta = {
-            "step": step,
             "config": config.to_json(exp),
             "contract": vars(spec.contract),
             "datasets": [dataset.hash for dataset in datasets],

@@ -39,6 +39,7 @@ from neurofm.objectives.masks import (
     gather_tokens,
     over_channels,
     positions,
+    target_cap,
 )
 from neurofm.signals.audio import normalize_crop
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
@@ -392,20 +393,23 @@ class WavJEPA(Task):
         encoded, _ = apply(self._encoder, student["encoder"], context, is_context)
         z_context = self._to_predictor(student, encoded) + table[context_at]
 
-        target_cap = self.masker.target_cap(self.tokens) * self.n_chans
-        target_at, is_target = positions(masks["target"], target_cap)  # [B, N, H]
+        places = target_cap(self.masker, self.tokens) * self.n_chans
+        target_at, is_target = positions(masks["target"], places)  # [B, N, places]
         z_target = student["mask_token"].astype(table.dtype) + table[target_at]
 
         batch, groups = target_at.shape[:2]
-        merge = lambda x: x.reshape(batch * groups, *x.shape[2:])  # noqa: E731
-        spread_groups = lambda x: jnp.repeat(x, groups, axis=0)  # noqa: E731
-        z = jnp.concatenate([spread_groups(z_context), merge(z_target)], axis=1)
-        visible = jnp.concatenate([spread_groups(is_context), merge(is_target)], axis=1)
-        predicted = self._predict(student, z, visible, last=target_cap)
+
+        def join(context: Array, target: Array) -> Array:  # row b * N + n
+            merged = target.reshape(batch * groups, *target.shape[2:])
+            return jnp.concatenate([jnp.repeat(context, groups, 0), merged], axis=1)
+
+        visible = join(is_context, is_target)
+        z = join(z_context, z_target)
+        predicted = self._predict(student, z, visible, last=places)
 
         wanted = gather_tokens(targets, target_at.reshape(batch, -1))
-        wanted = wanted.reshape(batch * groups, target_cap, -1)
-        return (token_errors(predicted, wanted) * merge(is_target)).sum()
+        wanted = wanted.reshape(predicted.shape)
+        return (token_errors(predicted, wanted) * visible[:, -places:]).sum()
 
     def _to_predictor(self, student: Tree, x: Float[Array, "B S D"]):
         return apply(self._linear(self.predictor_width), student["to_predictor"], x)
@@ -508,7 +512,7 @@ class WavJEPA(Task):
             caps = self.context_caps
             cap = caps[-1] if batch_size > BUCKETED_UP_TO else caps[len(caps) // 2]
             context = min(cap, self.tokens) * self.n_chans
-            out = self.masker.target_cap(self.tokens) * self.n_chans
+            out = target_cap(self.masker, self.tokens) * self.n_chans
             seen = context + out
         teacher = stack(s, s, self.width, self.depth)
         student = stack(context, context, self.width, self.depth)

@@ -69,7 +69,6 @@ def infer_fields(
             config.get("crop_samples", config.get("unit_samples", 32_159))
         ),
         "channel_mask": "interleaved_legacy",
-        "project_init": 0.02,
     }
     if "decoder.norm.weight" in tensors:
         narrow = tensors["decoder.norm.weight"].shape[0]

@@ -93,11 +93,6 @@ class TimeInverse:
         inside = jnp.arange(hidden.shape[0]) < valid
         return ~hidden & ~target.any(0) & inside, target
 
-    def target_cap(self, tokens: int) -> int:
-        """The most targets a group can hold."""
-        whole = self.target_share * tokens / self.target_length
-        return min(tokens, math.ceil(whole) * self.target_length)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Speech:
@@ -128,13 +123,14 @@ class Speech:
         free = ~target.any(0) & (jnp.arange(target.shape[-1]) < valid)
         return without_short_runs(free, self.min_run), target
 
-    def target_cap(self, tokens: int) -> int:
-        """The most targets a group can hold."""
-        whole = self.target_share * tokens / self.target_length
-        return min(tokens, math.ceil(whole) * self.target_length)
-
 
 Masker = TimeInverse | Speech
+
+
+def target_cap(masker: Masker, tokens: int) -> int:
+    """The most targets that one group can hold."""
+    whole = masker.target_share * tokens / masker.target_length
+    return min(tokens, math.ceil(whole) * masker.target_length)
 
 
 def without_short_runs(mask: Bool[Array, " S"], min_run: int) -> Bool[Array, " S"]:

@@ -7,6 +7,7 @@ Layers that a network scans over lie stacked along a leading axis, under the nam
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,13 +51,18 @@ def nested(arrays: Mapping[str, np.ndarray]) -> Tree:
         whole = [f"{above}{layer}{below}" for layer in _layer_names(len(names))]
         if set(whole) == set(names) and len({arrays[n].shape for n in names}) == 1:
             flat[f"{above}{STACK}{below}"] = np.stack([flat.pop(n) for n in whole])
+    return nest(flat)
+
+
+def nest(flat: Mapping[str, Any]) -> Tree:
+    """Nested dicts of leaves by their paths."""
     tree: Tree = {}
-    for name, array in flat.items():
-        *folders, leaf = name.split("/")
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
         node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[leaf] = array
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
     return tree
 
 
