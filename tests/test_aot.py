@@ -11,13 +11,14 @@ import pytest
 pytest.importorskip("libtpu", reason="libtpu compiles for TPU; Linux x86-64 only")
 
 PROGRAM = """
-import json, re
+import dataclasses, json
 import jax
 from jax.experimental import topologies
 from neurofm.config import Mesh
 from neurofm.models.wavjepa import WavJEPA
 from neurofm.optim import Optim
 from neurofm.parallel import mesh, sharding
+from neurofm.parallel.collectives import collectives
 from neurofm.step import new_state, train_step
 
 chips = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices
@@ -47,10 +48,10 @@ with jax.set_mesh(devices):
         out_shardings=(placed, None, None),
     )
     compiled = step.lower(state, {}, batch).compile()
-gathered = re.findall(r"= \\w+\\[([\\d,]+)\\][^=]*all-gather\\(", compiled.as_text())
+found = collectives(compiled.as_text(), devices.shape)
 print(json.dumps({
     "temporaries": compiled.memory_analysis().temp_size_in_bytes,
-    "gathered": [[int(d) for d in dims.split(",")] for dims in gathered],
+    "collectives": [dataclasses.asdict(one) for one in found],
 }))
 """
 
@@ -71,6 +72,13 @@ def test_the_step_compiles_for_four_v5e_chips_and_gathers_no_activations():
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert 0 < found["temporaries"] < 2**30
-    assert found["gathered"]  # the weights of a layer, where they are used
+    gathers = [c for c in found["collectives"] if c["kind"] == "all-gather"]
+    # The weights of a layer, where they are used: 2 student blocks forth and back, 2 of
+    # the teacher and 1 of the predictor.
+    assert {c["trips"] for c in gathers} == {1, 2}
+    assert {tuple(c["axes"]) for c in gathers} == {("fsdp",)}
     # 44 items are 11 a chip, and no weight has a multiple of 11 as a dimension.
-    assert not [dims for dims in found["gathered"] if any(d % 11 == 0 for d in dims)]
+    shapes = [shape for c in gathers for shape in c["shapes"]]
+    assert not [shape for shape in shapes if any(d % 11 == 0 for d in shape)]
+    summed = {a for c in found["collectives"] if c not in gathers for a in c["axes"]}
+    assert summed == {"data", "fsdp"}
