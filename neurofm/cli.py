@@ -249,6 +249,27 @@ def pretrain_command(
     return result, outcome.sentence, EXIT_CODES.get(outcome.status, DONE)
 
 
+@command("plan")
+@click.argument("config")
+@click.option("--on", required=True, help="v5e:4x4, v5litepod-16, h100:8, ...")
+@click.option("--slices", type=int, default=1, show_default=True)
+@click.option("--mfu", type=float, default=0.4, show_default=True, help="Assumed.")
+@click.argument("overrides", nargs=-1)
+def plan_command(
+    config: str, on: str, slices: int, mfu: float, overrides: tuple[str, ...]
+):
+    """Say whether CONFIG fits on an accelerator, how fast and how long it would run.
+
+    For a TPU its step is compiled with none attached, which takes minutes.
+    """
+    from neurofm import config as configs
+    from neurofm.planning.plan import plan
+    from neurofm.planning.words import as_json, as_rows
+
+    planned = plan(configs.load(config, overrides), on, slices, mfu)
+    return as_json(planned), table(as_rows(planned))
+
+
 # ---- using a model -------------------------------------------------------------------
 
 

@@ -96,9 +96,13 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Devices along each mesh axis; one of them may be -1, all that are left."""
+    """Devices along each mesh axis.
 
-    replica: int = 1
+    A `replica` of -1 is one a TPU slice, so 1 elsewhere; of the other axes one may be
+    -1, all devices that are left.
+    """
+
+    replica: int = -1
     data: int = -1
     fsdp: int = 1
     tensor: int = 1

@@ -29,7 +29,7 @@ from neurofm import config
 from neurofm.contract import InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.parallel.mesh import make as make_mesh
-from neurofm.task import Task, Tree
+from neurofm.task import Task, Tree, Want
 from neurofm.weights import leaves
 from neurofm.weights.files import read_tensors
 
@@ -294,9 +294,11 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     return {"/".join(e.key for e in path): x.shape for path, x in leaves}
 
 
-def abstract_batch(task: Task, n: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch of `n` items for `features`."""
-    fields = task.batch_spec("features").fields
+def abstract_batch(
+    task: Task, n: int, want: Want = "features"
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch of `n` items for `want`."""
+    fields = task.batch_spec(want).fields
     batch = {
         name: jax.ShapeDtypeStruct((n, *f.shape), f.dtype) for name, f in fields.items()
     }

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array
 
 from neurofm.errors import NeuroFMError
 from neurofm.optim import Optim, norms_by_group
+from neurofm.parallel import sharding
 from neurofm.task import Batch, Task, Tree
 
 State = dict[str, Any]  # params, slow, buffers, opt, step
@@ -26,6 +28,39 @@ def new_state(
     variables = task.init(key, batch, frozen)
     opt = optim.build(total_steps).init(variables["params"])
     return {**variables, "opt": opt, "step": jnp.zeros((), jnp.int32)}
+
+
+def abstract_state(
+    task: Task, optim: Optim, total_steps: int, batch: Any, mesh: Mesh | AbstractMesh
+) -> tuple[State, list[str]]:
+    """Shapes, dtypes and places of a run's state, and what did not divide, a line each.
+
+    `batch` may hold arrays or `jax.ShapeDtypeStruct`; nothing is computed.
+    """
+
+    def fresh(batch) -> State:
+        return new_state(task, optim, total_steps, jax.random.key(0), batch, {})
+
+    shapes = jax.eval_shape(fresh, batch)
+    placed, notes = sharding.state_shardings(
+        shapes, shapes["params"], mesh, task.rules()
+    )
+
+    def place(x, where):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    return jax.tree.map(place, shapes, placed), notes
+
+
+def compiled_step(
+    task: Task, optim: Optim, total_steps: int, accumulate: int, seed: int, state: State
+) -> Callable[[State, Tree, Batch], tuple[State, Metrics, Tree]]:
+    """`train_step` as one program that gives its state's memory to the next state."""
+    return jax.jit(
+        train_step(task, optim, total_steps, accumulate, seed),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda x: x.sharding, state), None, None),
+    )
 
 
 def draw_key(seed: int, step: Array, purpose: str) -> jax.Array:

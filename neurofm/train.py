@@ -29,7 +29,7 @@ from neurofm.run.metrics import MetricsLog
 from neurofm.run.stop import StopSignals
 from neurofm.run.watch import CollapseWatch, check_finite
 from neurofm.run.workdir import Workdir, versions
-from neurofm.step import State, new_state, train_step
+from neurofm.step import State, abstract_state, compiled_step, new_state
 
 log = logging.getLogger(__name__)
 
@@ -108,17 +108,10 @@ def _pretrain(
         return new_state(task, optim, train.steps, key, batch, {})
 
     key = jax.random.key(exp.seed)
-    abstract = jax.eval_shape(fresh, key, first)
-    placed, notes = sharding.state_shardings(
-        abstract, abstract["params"], devices, task.rules()
-    )
+    wanted, notes = abstract_state(task, optim, train.steps, first, devices)
     for note in notes:
         log.info("sharding: %s", note)
-    wanted = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract,
-        placed,
-    )
+    placed = jax.tree.map(lambda x: x.sharding, wanted)
     checkpoints = Checkpoints(folder.path / "checkpoints", keep=train.keep)
     restored = checkpoints.restore(wanted)
     clock, watch, start = Clock(), CollapseWatch(train.collapse_share), 0
@@ -136,10 +129,8 @@ def _pretrain(
         written.cut_back(start or -1)  # at its start a run evaluates step 0 again
 
     # ---- programs -------------------------------------------------------------------
-    one_step = jax.jit(
-        train_step(task, optim, train.steps, train.accumulate, exp.seed),
-        donate_argnums=0,
-        out_shardings=(placed, None, None),
+    one_step = compiled_step(
+        task, optim, train.steps, train.accumulate, exp.seed, wanted
     )
     summarise = jax.jit(task.summary)
     held_out = HeldOut(task, exp.eval, exp.seed, datasets, exp.data, deliveries)

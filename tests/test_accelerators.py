@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm.errors import NeuroFMError
-from neurofm.launch.accelerators import KINDS, accelerator
+from neurofm.parallel.accelerators import KINDS, accelerator
 
 # Topology, chips and hosts as the Cloud's pages of each type give them.
 PUBLISHED = [
@@ -89,7 +89,7 @@ def test_libtpu_counts_the_same_chips_and_hosts():
     program = f"""
 import json
 from jax.experimental import topologies
-from neurofm.launch.accelerators import accelerator
+from neurofm.parallel.accelerators import accelerator
 told = {{}}
 for name in {names.split()!r}:
     slice_ = accelerator(name)

@@ -74,9 +74,24 @@ def one_device_mesh():
     ],
 )
 def test_minus_one_takes_the_devices_that_are_left(sizes, shape):
-    names = ("replica", "data", "fsdp", "tensor")
-    given = {name: getattr(sizes, name) for name in names}
-    assert mesh._resolve(given, 8) == shape
+    assert mesh.shape_of(sizes, 8) == shape
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        (Mesh(), (2, 4, 1, 1)),
+        (Mesh(replica=4), (4, 2, 1, 1)),
+        (Mesh(replica=-1, data=1, fsdp=-1), (2, 1, 4, 1)),
+    ],
+)
+def test_the_replicas_go_over_the_slices(sizes, shape):
+    assert mesh.shape_of(sizes, 8, n_slices=2) == shape
+
+
+def test_a_slice_does_not_lie_across_replicas():
+    with pytest.raises(NeuroFMError, match=r"mesh.replica=1.* 2 slices: .* or -1"):
+        mesh.shape_of(Mesh(replica=1), 8, n_slices=2)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from neurofm.errors import NeuroFMError
 
@@ -25,40 +26,72 @@ BATCH_AXES = ("replica", "data", "fsdp")
 def make(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over all devices (of all processes), or over `devices`.
 
+    Where the devices are several TPU slices, `replica` goes over them, so that only
+    gradients cross the slow network between slices.
+
     Args:
-      sizes: fields `replica, data, fsdp, tensor`; one of them may be -1, the rest.
+      sizes: fields `replica, data, fsdp, tensor`. A `replica` of -1 is one a slice; of
+        the others one may be -1, the rest.
       devices: what to lay out; default `jax.devices()`.
 
     Raises:
-      NeuroFMError: sizes whose product is not the number of devices.
+      NeuroFMError: sizes whose product is not the number of devices, or that split a
+        slice's devices over another axis than `replica`.
     """
     devices = jax.devices() if devices is None else list(devices)
-    shape = _resolve({axis: getattr(sizes, axis) for axis in AXES}, len(devices))
+    n_slices = 1
+    if devices[0].platform == "tpu":
+        n_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    shape = shape_of(sizes, len(devices), n_slices)
     # Explicit axes are jax's default and turn Linen's constraints into assertions.
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if n_slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    within = (shape[0] // n_slices, *shape[1:])
+    across = (n_slices, *(1 for _ in shape[1:]))
+    laid_out = mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    return Mesh(laid_out, AXES, axis_types=types)
 
 
-def _resolve(sizes: dict[str, int], n_devices: int) -> tuple[int, ...]:
-    given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
-    free = [axis for axis, size in sizes.items() if size == -1]
-    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+def abstract(sizes: config.Mesh, n_devices: int, n_slices: int = 1) -> AbstractMesh:
+    """The shape of the mesh `make` would make of so many devices that are not there."""
+    types = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(shape_of(sizes, n_devices, n_slices), AXES, axis_types=types)
+
+
+def shape_of(
+    sizes: config.Mesh, n_devices: int, n_slices: int = 1
+) -> tuple[int, int, int, int]:
+    """Sizes of the axes, in the order of `AXES`, on `n_devices`; raises as `make`."""
+    asked = {axis: getattr(sizes, axis) for axis in AXES}
+    if asked["replica"] == -1:
+        asked["replica"] = n_slices
+    given = ", ".join(f"mesh.{axis}={size}" for axis, size in asked.items())
+    if asked["replica"] % n_slices:
+        raise NeuroFMError(
+            f"{given} does not go over {n_slices} slices: give mesh.replica as a "
+            "multiple of that, or -1"
+        )
+    free = [axis for axis, size in asked.items() if size == -1]
+    if len(free) > 1 or any(size < 1 and size != -1 for size in asked.values()):
         raise NeuroFMError(
             f"{given} is no mesh: give sizes of 1 or more, and -1 (the rest) to at "
             "most one axis"
         )
-    fixed = math.prod(size for size in sizes.values() if size != -1)
+    fixed = math.prod(size for size in asked.values() if size != -1)
     if n_devices % fixed or (not free and fixed != n_devices):
         need = f"a multiple of {fixed}" if free else f"{fixed}"
         raise NeuroFMError(
             f"{given} asks for {need} devices but there are {n_devices}: give sizes "
             f"whose product is {n_devices}, or -1 (the rest) to one axis"
         )
-    sizes = sizes | dict.fromkeys(free, n_devices // fixed)
-    return tuple(sizes.values())
+    asked |= dict.fromkeys(free, n_devices // fixed)
+    return asked["replica"], asked["data"], asked["fsdp"], asked["tensor"]
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+def check_batch(
+    mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int = 1
+) -> None:
     """Refuse a batch that does not split evenly over devices and microbatches."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size % (shards * accumulate):

@@ -1,0 +1,1 @@
+"""What a run needs of an accelerator, before there is one: `plan.plan`."""

@@ -1,0 +1,157 @@
+"""Before asking for a chip: does it fit, how fast, how long, and what would mend it.
+
+For a TPU the training step itself is compiled, with none attached, and memory and
+traffic are those of the compiled program. Nothing is timed: the step time follows from
+the analytic operations, the maker's peak and a share of it that is stated.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import jax
+
+from neurofm import config
+from neurofm.config import Experiment
+from neurofm.errors import NeuroFMError
+from neurofm.parallel.accelerators import Accelerator, accelerator
+from neurofm.planning.aot import Compiled, compile_step
+from neurofm.planning.gpus import Gpus, gpus
+from neurofm.planning.memory import (
+    Memory,
+    as_compiled,
+    estimate,
+    largest_batch,
+    layout_of,
+    mend,
+)
+from neurofm.planning.traffic import least_traffic
+
+SAFE = 0.95  # share of the memory that an estimate may fill
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would need and give.
+
+    Attributes:
+      on: the accelerator; `slices` of them joined by the data-centre network.
+      exp: what was planned.
+      mesh: size of every axis.
+      memory: of one device.
+      verdict: the compiler's; None for GPUs, where nothing is compiled.
+      largest_batch: estimated, over all devices; 0 where not even the state fits.
+      flops: analytic operations of a step, over all devices.
+      moved: axes -> bytes one device sends in a step, as compiled.
+      least: axes -> the same for the least that this layout of parameters needs.
+      mfu: assumed share of the peak.
+      step_s: seconds that a step then takes.
+      change: the settings that make a misfit fit, as one types them; `changed` is the
+        memory with them.
+    """
+
+    on: Accelerator | Gpus
+    slices: int
+    exp: Experiment
+    mesh: dict[str, int]
+    memory: Memory
+    verdict: Compiled | None
+    largest_batch: int
+    flops: float
+    moved: dict[str, int]
+    least: dict[str, int]
+    mfu: float
+    step_s: float
+    checkpoint_bytes: int
+    change: tuple[str, ...] = ()
+    changed: Memory | None = None
+
+    @property
+    def chips(self) -> int:
+        """Over all slices."""
+        return self.on.chips * self.slices
+
+    @property
+    def examples_per_s(self) -> float:
+        """Items a second, over all devices."""
+        return self.exp.train.batch_size / self.step_s
+
+    @property
+    def hours_per_s(self) -> float:
+        """Hours of signal a second."""
+        contract = self.exp.task.batch_spec("train").contract
+        return self.examples_per_s * contract.window_samples / contract.sfreq / 3600
+
+    @property
+    def disk_bytes(self) -> int:
+        """All checkpoints that are kept, and the one being written."""
+        return self.checkpoint_bytes * (self.exp.train.keep + 1)
+
+    @property
+    def hours(self) -> float:
+        """Hours of steps to the config's end: no evaluation, saving or restarts."""
+        return self.exp.train.steps * self.step_s / 3600
+
+
+def plan(exp: Experiment, on: str, slices: int = 1, mfu: float = 0.4) -> Plan:
+    """Plan `exp` on an accelerator; for a TPU this compiles once, for a misfit twice.
+
+    Args:
+      exp: a resolved experiment.
+      on: `v5e:4x4`, `v5litepod-16`, `h100:8`, ...
+      slices: how many of them, TPUs only.
+      mfu: share of the peak that the step time assumes.
+
+    Raises:
+      NeuroFMError: an unknown accelerator, a mesh or batch that does not divide, a step
+        that cannot be compiled for another reason than memory.
+    """
+    if not 0 < mfu <= 1:
+        raise NeuroFMError(f"--mfu {mfu}: give a share above 0 and up to 1")
+    if getattr(exp.task, "precision", None) == "auto":  # what it is on these chips
+        exp = config.override(exp, ("task.precision=bfloat16",))
+    target = gpus(on) or accelerator(on)
+    if isinstance(target, Gpus) and slices > 1:
+        raise NeuroFMError(
+            f"--slices {slices} is for TPUs: give {target.kind}:{target.chips * slices}"
+        )
+    per_chip = target.info.devices_per_chip if isinstance(target, Accelerator) else 1
+    n_devices = target.chips * per_chip * slices
+    layout = layout_of(exp, n_devices, slices)
+    state, estimated = estimate(exp, layout, target.hbm_gib / per_chip)
+    memory, verdict = estimated, None
+    if isinstance(target, Accelerator):
+        verdict = compile_step(exp, target, slices)
+        memory = as_compiled(estimated, verdict)
+    change: tuple[str, ...] = ()
+    changed = None
+    if not memory.fits:
+        # What the estimate missed about the step as it stands, it will miss again.
+        room = SAFE * memory.limit * estimated.needs / memory.needs
+        change, changed = mend(exp, n_devices, slices, room, target.hbm_gib / per_chip)
+        if change and isinstance(target, Accelerator):
+            mended = config.override(exp, change).resolved()
+            again = compile_step(mended, target, slices)
+            assert changed is not None
+            changed = as_compiled(changed, again)
+    flops = exp.task.flops(exp.train.batch_size)
+    moved: Counter[str] = Counter()
+    for transfer in verdict.collectives if verdict else ():
+        # A loop whose rounds the program does not tell is counted as one round.
+        moved["+".join(transfer.axes)] += round(transfer.sent * (transfer.trips or 1))
+    return Plan(
+        on=target,
+        slices=slices,
+        exp=exp,
+        mesh=dict(layout.shape),
+        memory=memory,
+        verdict=verdict,
+        largest_batch=largest_batch(exp, layout, state, memory),
+        flops=flops,
+        moved=dict(moved),
+        least=least_traffic(state, layout),
+        mfu=mfu,
+        step_s=flops / (target.chips * slices * target.bf16_flops * mfu),
+        checkpoint_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        change=change,
+        changed=changed,
+    )
