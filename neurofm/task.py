@@ -100,6 +100,15 @@ class Task(Protocol):
         """Features per layer with their times."""
         ...
 
+    def shortened(self, n_samples: int) -> "Task":
+        """This task for recordings of at most `n_samples`, which `embed` has many of.
+
+        Its window holds `n_samples` and is no longer than this task's own; `read` gives
+        the same tokens. Default: this task as it is.
+        """
+        del n_samples
+        return self
+
     def rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
         """Sharding rules (path regex, logical axes), tried before the shared ones."""
         return ()

@@ -7,6 +7,7 @@ from tiny_models import ECHO, Echo, tiny
 from neurofm.embedding import encode, inputs
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
+from neurofm.models.wavjepa import WavJEPA
 from neurofm.signals.audio import rms_normalize
 
 
@@ -119,6 +120,43 @@ def test_padding_after_a_short_recording_changes_nothing(model):
     assert n == (130 - 20) // 10 + 1
     for row in (0, 1):
         np.testing.assert_allclose(tokens[row, :n], ours.values["last"], atol=1e-5)
+
+
+@pytest.mark.parametrize("n_chans", [1, 2])
+def test_a_shorter_window_for_short_clips_gives_the_same_tokens(n_chans, monkeypatch):
+    model = tiny(n_chans=n_chans, window_samples=1250)
+    lengths = (1250, 40, 131, 313, 157, 314, 626, 19, 1000, 2700, 30, 129)
+    waves = [(n, noise(n_chans, n, seed=n)) for n in lengths]
+    asked = {"layers": "all", "batch_size": 2}
+    short = list(encode.embed_waves(model, waves, **asked))
+    assert [name for name, _ in short] == list(lengths)
+    monkeypatch.setattr(encode, "N_SIZES", 1)  # the model's own window alone
+    full = list(encode.embed_waves(model, waves, **asked))
+    for (_, a), (_, b) in zip(short, full, strict=True):
+        np.testing.assert_array_equal(a.times_s, b.times_s)
+        for name, x in a.values.items():
+            np.testing.assert_allclose(x, b.values[name], atol=1e-5)
+
+
+def test_short_clips_are_read_in_short_windows(monkeypatch):
+    model = tiny(window_samples=1250)
+    seen = []
+    read = WavJEPA.read
+
+    def noted(self, variables, batch, want="features"):
+        seen.append(batch["audio/wave"].shape)
+        return read(self, variables, batch, want)
+
+    monkeypatch.setattr(WavJEPA, "read", noted)
+    lengths = [1250, 100, 300, 600] * 3
+    waves = [(i, noise(1, n)) for i, n in enumerate(lengths)]
+    assert len(list(encode.embed_waves(model, waves, batch_size=3))) == 12
+    assert {shape[-1] for shape in seen if shape[0] == 3} == {157, 313, 625, 1250}
+    # The released statistics measure the padding, so its length is theirs.
+    released = tiny(window_samples=1250, statistics="unit")
+    seen.clear()
+    list(encode.embed_waves(released, waves, batch_size=3))
+    assert {shape[-1] for shape in seen} == {1250}
 
 
 def test_without_overlap_a_long_recording_is_read_window_by_window(model):

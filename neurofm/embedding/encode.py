@@ -1,7 +1,7 @@
 """A model over recordings of any length: windows cut, batched, read, laid end to end.
 
-Axis letters: B windows of a batch, C channels, N samples of a recording, U samples of a
-window, T tokens, D features.
+Axis letters: B windows of a batch, C channels, N samples of a recording, T tokens, D
+features.
 """
 
 import functools
@@ -20,6 +20,8 @@ from neurofm.errors import NeuroFMError
 from neurofm.model import Model
 from neurofm.parallel.mesh import BATCH_AXES
 from neurofm.task import Task
+
+N_SIZES = 4  # of a batch's windows: the model's own, its half, quarter and eighth
 
 Layers = Sequence[str | int] | str
 Wave = Float32[np.ndarray, "C _"]  # many of them differ in length
@@ -48,8 +50,7 @@ class _Window(NamedTuple):
     starts: list[int]  # of all windows of its recording
     k: int  # which of them this one is
     n_samples: int  # of the recording
-    wave: Float32[np.ndarray, "C U"]
-    n_valid: int
+    wave: Float32[np.ndarray, "C _"]  # not padded yet
 
 
 def embed_sounds(
@@ -89,9 +90,9 @@ def embed_waves(
 ) -> Iterator[tuple[Any, Reading]]:
     """Read recordings window by window; each comes out whole, in the order given.
 
-    Windows of several recordings share a batch of a few static sizes, and a window's
-    embedding does not depend on its batch. A recording without a single token comes out
-    with T = 0.
+    Windows of several recordings share a batch, short ones with short ones, of a few
+    static sizes; a window's embedding does not depend on its batch. A recording without
+    a single token comes out with T = 0.
 
     Args:
       waves: (name, sound as the model takes it, see `inputs.conform`).
@@ -161,7 +162,7 @@ def _cut(plan: windows.Windows, waves: Iterable[tuple[Any, Wave]]) -> Iterator[_
     for name, wave in waves:
         starts = plan.starts(wave.shape[-1])
         for k, start in enumerate(starts):
-            yield _Window(name, starts, k, wave.shape[-1], *plan.cut(wave, start))
+            yield _Window(name, starts, k, wave.shape[-1], plan.cut(wave, start))
 
 
 def _read(
@@ -170,18 +171,48 @@ def _read(
     """Each window with its values, times and mask; the next batch runs meanwhile."""
     devices = len(jax.local_devices())
     most = -(-batch_size // devices) * devices
-    running: list[tuple[list[_Window], Any]] = []
+    tasks = _shortened(model.task)
+    batches = _batches(enumerate(rows), most)
+    running: list[tuple[list[tuple[int, _Window]], Any]] = []
+    early: dict[int, Any] = {}  # read before their turn
+    turn = 0
     while True:
-        if batch := list(itertools.islice(rows, most)):
+        if batch := next(batches, []):
             n_rows = _batch_rows(len(batch), most, devices)
-            running.append((batch, _run(model, batch, layers, n_rows)))
+            windows = [row for _, row in batch]
+            running.append((batch, _run(model, tasks, windows, layers, n_rows)))
         if len(running) > bool(batch):
             done, results = running.pop(0)
             values, times, mask = jax.device_get(results)
-            for i, row in enumerate(done):
-                yield row, {n: x[i] for n, x in values.items()}, times[i], mask[i]
+            for i, (place, row) in enumerate(done):
+                own = {name: x[i] for name, x in values.items()}
+                early[place] = row, own, times[i], mask[i]
+            while turn in early:
+                yield early.pop(turn)
+                turn += 1
         if not batch:
             return
+
+
+def _shortened(task: Task) -> dict[int, Task]:
+    """The task for windows of a few sizes: samples, from short to long -> task."""
+    most = task.batch_spec("features").contract.window_samples
+    sizes = [-(-most // 2**halvings) for halvings in range(N_SIZES)]
+    tasks = [task.shortened(size) for size in reversed(sizes)]
+    return {t.batch_spec("features").contract.window_samples: t for t in tasks}
+
+
+def _batches(
+    rows: Iterator[tuple[int, _Window]], most: int
+) -> Iterator[list[tuple[int, _Window]]]:
+    """Numbered windows, those of like length together.
+
+    Of each few batches the short windows come first, so that what waits for its turn
+    is small. All batches but the very last are full.
+    """
+    while pool := list(itertools.islice(rows, N_SIZES * most)):
+        pool.sort(key=lambda row: row[1].wave.shape[-1])
+        yield from (pool[i : i + most] for i in range(0, len(pool), most))
 
 
 def _batch_rows(n: int, most: int, devices: int) -> int:
@@ -193,20 +224,27 @@ def _batch_rows(n: int, most: int, devices: int) -> int:
 
 
 def _run(
-    model: Model, batch: list[_Window], layers: tuple[str, ...], n_rows: int
+    model: Model,
+    tasks: dict[int, Task],
+    batch: list[_Window],
+    layers: tuple[str, ...],
+    n_rows: int,
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    filler = n_rows - len(batch)
-    wave = np.stack([row.wave for row in batch])
-    n_valid = [row.n_valid for row in batch] + [wave.shape[-1]] * filler
+    lengths = [row.wave.shape[-1] for row in batch]
+    size = next(size for size in tasks if size >= max(lengths))
+    wave = np.zeros((n_rows, len(batch[0].wave), size), np.float32)
+    for padded, row, n in zip(wave, batch, lengths, strict=False):
+        padded[:, :n] = row.wave
+    n_valid = lengths + [size] * (n_rows - len(batch))
     arrays = {
-        "audio/wave": np.pad(wave, [(0, filler), (0, 0), (0, 0)]),
+        "audio/wave": wave,
         "audio/span": np.array([(0, n) for n in n_valid], np.int32),
         "index": np.arange(n_rows, dtype=np.int32),
         "valid": np.arange(n_rows) < len(batch),
     }
     by_row = NamedSharding(model.mesh, PartitionSpec(BATCH_AXES))
     arrays = jax.device_put(arrays, by_row)
-    return _read_layers(model.task, layers, model.inference, arrays)
+    return _read_layers(tasks[size], layers, model.inference, arrays)
 
 
 @functools.partial(jax.jit, static_argnames=("task", "layers"))

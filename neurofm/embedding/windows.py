@@ -2,10 +2,10 @@
 
 A recording is cut into windows, each is read on its own, and the tokens are laid end to
 end again. Without overlap this is the released WavJEPA procedure (arXiv 2509.23238,
-embedding export): windows of the model's own length, the last one padded with zeros,
-none added where the recording ends on a border.
+embedding export): windows of the model's own length, none added where the recording
+ends on a border.
 
-Axis letters: C channels, N samples of a recording, U samples of a window, T tokens.
+Axis letters: C channels, N samples of a recording, n samples of a window, T tokens.
 """
 
 import math
@@ -26,13 +26,11 @@ class Windows:
       length: recording that one window holds.
       hop: from the start of one window to the next, less than `length` where windows
         overlap.
-      padded: what the model takes, U; past `length` it is padding.
       token_hop: from one token to the next.
     """
 
     length: int
     hop: int
-    padded: int
     token_hop: int
 
     def starts(self, n_samples: int) -> list[int]:
@@ -49,12 +47,9 @@ class Windows:
 
     def cut(
         self, wave: Float32[np.ndarray, "C N"], start: int
-    ) -> tuple[Float32[np.ndarray, "C U"], int]:
-        """The window from `start`, padded with zeros, and how much of it is real."""
-        part = wave[:, start : start + self.length]
-        window = np.zeros((len(wave), self.padded), np.float32)
-        window[:, : part.shape[-1]] = part
-        return window, part.shape[-1]
+    ) -> Float32[np.ndarray, "C n"]:
+        """The window from `start`, shorter where the recording ends in it."""
+        return wave[:, start : start + self.length]
 
     def owned(
         self, at: Float[np.ndarray, " T"], starts: list[int], k: int
@@ -103,7 +98,7 @@ def plan(
             f"{most / sfreq:.4g} s"
         )
     if overlap_s == 0:
-        return Windows(length, length, most, token_hop)
+        return Windows(length, length, token_hop)
     least = contract.receptive_samples - token_hop  # else a token falls between windows
     overlap = max(round(overlap_s * sfreq), least)
     hop = (length - overlap) // token_hop * token_hop
@@ -112,4 +107,4 @@ def plan(
             f"an overlap of {overlap_s} s does not fit a window of "
             f"{length / sfreq:.4g} s: give 0 to {(length - token_hop) / sfreq:.4g} s"
         )
-    return Windows(length, hop, most, token_hop)
+    return Windows(length, hop, token_hop)

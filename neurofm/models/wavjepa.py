@@ -51,6 +51,7 @@ PUBLISHED_STEM: tuple[ConvLayer, ...] = (
 )
 PREDICTION = ("predictor", "to_predictor", "from_predictor", "mask_token")
 STUDENT = ("encoder", *PREDICTION)  # what comes after the tokens
+MIN_TOKENS = 12  # of a window; the masker has no room in fewer
 BUCKETED_UP_TO = 16  # crops; a larger batch nearly always needs the widest cap
 
 
@@ -129,10 +130,10 @@ class WavJEPA(Task):
             raise NeuroFMError(
                 f"task.top_k is {self.top_k}: give 1 to task.depth ({self.depth})"
             )
-        if self.tokens < 12:
+        if self.tokens < MIN_TOKENS:
             raise NeuroFMError(
                 f"task.window_samples is {self.window_samples}, which makes "
-                f"{self.tokens} tokens: give a window of 12 tokens or more"
+                f"{self.tokens} tokens: give a window of {MIN_TOKENS} tokens or more"
             )
         if list(self.context_caps) != sorted(set(self.context_caps)) or not (
             self.context_caps and self.context_caps[0] >= 1
@@ -472,6 +473,16 @@ class WavJEPA(Task):
         times = (np.arange(self.tokens) * hop + width / 2) / self.sfreq
         times = jnp.broadcast_to(times.astype(np.float32), mask.shape)
         return Reading(values, times, mask)
+
+    def shortened(self, n_samples: int) -> "WavJEPA":
+        """The same with a shorter window, unless its padding is measured."""
+        if self.statistics == "unit":
+            return self
+        hop, width = hop_and_receptive_field(self.conv_layers)
+        least = (MIN_TOKENS - 1) * hop + width
+        return replace(
+            self, window_samples=min(max(n_samples, least), self.window_samples)
+        )
 
     def _released_mask(self, span: Int[Array, "B 2"]) -> Bool[Array, "B S"]:
         """Tokens kept by the released rule, which floors a whole number a second.
