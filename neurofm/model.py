@@ -2,7 +2,8 @@
 
 A model folder holds
 
-    config.json        {"task": {"name", ...}, "contract": {...}, "meta": {...}}
+    config.json        {"task": {"name", ...}, "contract": {...}, "meta": {...},
+                        "sha256": {"params": ..., "slow": ...}}
     model.safetensors  every array by its path, `params/encoder/blocks_00/...`
     README.md          a card
 
@@ -147,6 +148,7 @@ def save(
         "task": config.to_json(task),
         "contract": asdict(task.batch_spec("features").contract),
         "meta": meta,
+        "sha256": _digests(variables),
     }
     texts = {
         "config.json": json.dumps(described, indent=1) + "\n",
@@ -168,6 +170,13 @@ def save(
         if folder.exists():
             folder.rename(Path(draft, "old"))
         new.rename(folder)
+
+
+def _digests(variables: Tree) -> dict[str, str]:
+    """A hash of each collection that holds anything; see `leaves.params_sha256`."""
+    return {
+        name: leaves.params_sha256(tree) for name, tree in variables.items() if tree
+    }
 
 
 def _is_empty(path: Path) -> bool:
@@ -226,6 +235,7 @@ def _load_folder(path: Path) -> Model:
         task = config.task_from_json(described["task"])
         contract = InputContract.from_json(described["contract"])
         meta = {"source": str(path), **described["meta"]}
+        digests = dict(described["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise NeuroFMError(
             f"{path}/config.json does not describe a model ({error}): import or export "
@@ -240,6 +250,13 @@ def _load_folder(path: Path) -> Model:
             "it was changed by hand; import or export the model again"
         )
     check_arrays(path, model)
+    found = _digests(variables)
+    if changed := [n for n in digests | found if digests.get(n) != found.get(n)]:
+        raise NeuroFMError(
+            f"{path}/model.safetensors is not what was saved with its config.json (the "
+            f"sha256 of {' and '.join(changed)} differs), so it is damaged or of "
+            "another model: copy the folder again, or import or export the model again"
+        )
     return model
 
 

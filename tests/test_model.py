@@ -111,6 +111,32 @@ def test_params_sha256_tells_models_apart_and_not_arrays_from_copies(model):
     assert all(leaves.params_sha256(other) != own for other in changed)
 
 
+def test_a_changed_byte_anywhere_in_the_weights_is_one_sentence(model, tmp_path):
+    save(tmp_path / "m", model.task, model.variables, {})
+    weights = tmp_path / "m" / "model.safetensors"
+    whole = weights.read_bytes()
+    header = int.from_bytes(whole[:8], "little") + 8
+    inside = np.random.default_rng(0).integers(header, len(whole), 4).tolist()
+    for at in [0, 7, 8, 20, header - 1, header, *inside, len(whole) - 1]:
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        weights.write_bytes(changed)
+        with pytest.raises(NeuroFMError) as error:
+            load(tmp_path / "m")
+        assert at < header or "sha256 of " in str(error.value)
+        assert "\n" not in str(error.value)
+    weights.write_bytes(whole)
+    load(tmp_path / "m")
+
+
+def test_weights_of_another_model_of_the_same_sizes_are_refused(model, tmp_path):
+    save(tmp_path / "m", model.task, model.variables, {})
+    save(tmp_path / "n", model.task, tiny(seed=4).variables, {})
+    os.replace(tmp_path / "n/model.safetensors", tmp_path / "m/model.safetensors")
+    with pytest.raises(NeuroFMError, match="sha256 of params and slow differs"):
+        load(tmp_path / "m")
+
+
 def test_saving_again_replaces_a_model_folder_and_nothing_else(model, tmp_path):
     save(tmp_path / "m", model.task, model.variables, {"step": 1})
     save(tmp_path / "m", model.task, model.variables, {"step": 2})
@@ -164,7 +190,7 @@ def test_a_description_without_its_parts_is_refused(model, tmp_path):
     save(tmp_path / "m", model.task, model.variables, {})
     config_file = tmp_path / "m" / "config.json"
     described = json.loads(config_file.read_text())
-    for part in ("task", "contract", "meta"):
+    for part in ("task", "contract", "meta", "sha256"):
         config_file.write_text(json.dumps(described | {part: [1]}))
         with pytest.raises(NeuroFMError, match="does not describe a model"):
             load(tmp_path / "m")

@@ -67,7 +67,7 @@ def nest(flat: Mapping[str, Any]) -> Tree:
 
 
 def params_sha256(params: Tree) -> str:
-    """sha256 over the `params` collection.
+    """sha256 over a collection of arrays, such as `params`.
 
     Unstacked names in sorted order; of each the name, the shape and the dtype as text,
     each ended by a zero byte, and the array's bytes in C order, little-endian.
