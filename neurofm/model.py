@@ -89,12 +89,14 @@ class Model:
         times: str = "centers",
         batch_size: int = 16,
     ) -> Any:
-        """Embeddings of sounds given as arrays or files.
+        """Embeddings of recordings given as arrays, files or `mne.io.Raw`.
 
         Args:
           x: samples (N,), (C, N) or (N, C), told apart by C being 100 at most; or the
-            path of a sound file; or a list of these. Integers are read as full scale.
-          sfreq: sampling rate of arrays in Hz; files bring their own.
+            path of a sound file; or an `mne.io.Raw`, of which the channels of the
+            contract's kind are taken; or a list of these. Integers are read as full
+            scale.
+          sfreq: sampling rate of arrays in Hz; files and Raws bring their own.
           layers: names or numbers of layers, `last`, or `all`.
           pool: `none`, or `mean` over a recording's tokens.
           window_s: seconds the model sees at once; default all that it can.

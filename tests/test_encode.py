@@ -1,3 +1,6 @@
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -201,6 +204,49 @@ def test_conversions_are_said_once_a_kind(model, caplog):
     assert caplog.text.count("resampled from 1600 to 800 Hz") == 1
     assert "3 inputs converted: resampled" in caplog.text
     assert "1 input converted: the mean of both channels" in caplog.text
+
+
+def raw_of(channels: dict[str, np.ndarray], sfreq: float):
+    """An `mne.io.Raw` of channels by type, or what stands in for one."""
+    types = [one for one, rows in channels.items() for _ in rows]
+    data = np.concatenate(list(channels.values()))
+    try:
+        import mne
+    except ImportError:
+        chosen = lambda picks: data[picks]  # noqa: E731
+        return SimpleNamespace(
+            get_channel_types=lambda: types, get_data=chosen, info={"sfreq": sfreq}
+        )
+    info = mne.create_info([f"c{i}" for i in range(len(types))], sfreq, types)
+    return mne.io.RawArray(data, info, verbose="error")
+
+
+class BrainEcho(Echo):
+    def batch_spec(self, want="train"):
+        spec = super().batch_spec(want)
+        contract = dataclasses.replace(spec.contract, kind="eeg", unit="V")
+        return dataclasses.replace(spec, contract=contract)
+
+
+def test_of_a_raw_the_channels_of_the_models_kind_are_read_as_they_are():
+    model = Model(BrainEcho(n_chans=2), ECHO.variables)
+    eeg = 1e-5 * noise(2, 90).astype(np.float64)
+    raw = raw_of({"eog": noise(1, 90), "eeg": eeg}, 100.0)
+    reading = model.embed(raw)
+    assert len(reading.times_s) == 16 + 2
+    expected = eeg[:, [5, 9]].T.astype(np.float32)
+    np.testing.assert_array_equal(reading.values["last"][:2], expected)
+    assert len(model.embed([raw, raw])) == 2
+    with pytest.raises(NeuroFMError, match=r"sfreq +200.0 +100.0 +no exact"):
+        model.embed(raw_of({"eeg": eeg}, 200.0))
+    with pytest.raises(NeuroFMError, match=r"no eeg \(3 seeg, 1 stim\)"):
+        model.embed(raw_of({"seeg": noise(3, 90), "stim": noise(1, 90)}, 100.0))
+
+
+def test_a_raw_is_no_sound(model):
+    with pytest.raises(NeuroFMError, match=r"no audio \(2 eeg, 1 misc\)") as error:
+        model.embed(raw_of({"eeg": noise(2, 900), "misc": noise(1, 900)}, 800.0))
+    assert "\n" not in str(error.value)
 
 
 CONTRACT = ECHO.contract

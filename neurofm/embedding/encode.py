@@ -56,12 +56,12 @@ class _Window(NamedTuple):
 def embed_sounds(
     model: Model, given: list[Any], sfreq: float | None, **options: Any
 ) -> list[Reading]:
-    """Read sounds given as arrays or files; see `Model.embed`."""
+    """Read recordings given as arrays, files or Raws; see `Model.embed`."""
     converted: list[tuple[str, list[inputs.Difference]]] = []
 
     def waves() -> Iterator[tuple[int, Wave]]:
         for i, one in enumerate(given):
-            wave, found = inputs.conform(model.contract, *inputs.sound(one, sfreq))
+            wave, found = inputs.take(model.contract, one, sfreq)
             converted.append((f"input {i}", found))
             yield i, wave
 

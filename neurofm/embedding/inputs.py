@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,14 @@ _CHANNELS = {
     (2, 1): "the mean of both channels is taken",
     (4, 1): "the first (omnidirectional) channel is taken",
     (4, 2): "the first (omnidirectional) channel is copied to both",
+}
+
+# Kind of a contract -> MNE's types of the channels that it means. MNE's numbers are in
+# SI units, as those of contracts are; no type of its channels is sound.
+_MNE_TYPES = {
+    "eeg": ("eeg",),
+    "meg": ("mag", "grad"),
+    "ieeg": ("seeg", "ecog", "dbs"),
 }
 
 
@@ -97,6 +106,43 @@ def refuse(differences: list[Difference]) -> None:
         "use a model made for it:\n" + "\n".join(lines),
         reason,
     )
+
+
+def take(
+    contract: InputContract, x: Any, sfreq: float | None
+) -> tuple[Float32[np.ndarray, "C N"], list[Difference]]:
+    """An array, the path of a file or an `mne.io.Raw`, as the model takes it.
+
+    Of a Raw, told by its methods, the channels of the contract's kind are taken.
+
+    Raises:
+      NeuroFMError: see `sound` and `conform`; a Raw without a channel of that kind.
+    """
+    if hasattr(x, "get_channel_types") and hasattr(x, "get_data"):
+        return _channels_of_raw(contract, x), []
+    return conform(contract, *sound(x, sfreq))
+
+
+def _channels_of_raw(contract: InputContract, raw: Any) -> Float32[np.ndarray, "C N"]:
+    types = raw.get_channel_types()
+    wanted = _MNE_TYPES.get(contract.kind, ())
+    picks = [i for i, one in enumerate(types) if one in wanted]
+    if not picks:
+        held = ", ".join(f"{n} {one}" for one, n in Counter(types).items())
+        raise NeuroFMError(
+            f"an MNE recording of channels that are no {contract.kind} ({held}) was "
+            f"given to a model of {contract.kind}: give an array with its sfreq or a "
+            "file, or use a model made for these channels"
+        )
+    wave = np.asarray(raw.get_data(picks=picks), np.float32)
+    if wave.ndim != 2:
+        raise NeuroFMError(
+            f"MNE data of shape {wave.shape} was given: give an mne.io.Raw, which is "
+            "(channels, samples), several as a list"
+        )
+    given = {"n_chans": len(wave), "sfreq": float(raw.info["sfreq"])}
+    refuse(compare(contract, given))
+    return wave
 
 
 def conform(
