@@ -14,6 +14,7 @@ over lie stacked in memory, under the name `blocks`, and one by one in the file.
 import functools
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -219,6 +220,7 @@ def load(path: str | os.PathLike) -> Model:
     path = Path(path)
     if _is_model_folder(path):
         return _load_folder(path)
+    _refuse_unsaved(path.parent if path.name == "checkpoints" else path)
     if (path / "checkpoints").is_dir():
         return _load_checkpoint(path / "checkpoints")
     if path.is_dir() and "checkpoints" in (path.name, path.parent.name):
@@ -229,6 +231,21 @@ def load(path: str | os.PathLike) -> Model:
         "checkpoint step, or an imported or exported folder (config.json and "
         "model.safetensors)"
     )
+
+
+def _refuse_unsaved(run: Path) -> None:
+    """Say so where `run` is a run's workdir that a stop came to before its first save.
+
+    Raises:
+      NeuroFMError: it is.
+    """
+    is_run = (run / "config.json").is_file() and (run / "env.json").is_file()
+    if is_run and not any(p.name.isdecimal() for p in run.glob("checkpoints/*")):
+        saved, workdir = shlex.quote(str(run / "config.json")), shlex.quote(str(run))
+        raise NeuroFMError(
+            f"{run} is a run without a checkpoint yet, so there is no model in it: go "
+            f"on with `neurofm pretrain {saved} --workdir {workdir}` until it has saved"
+        )
 
 
 def _load_folder(path: Path) -> Model:

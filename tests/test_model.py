@@ -10,13 +10,15 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from tiny_models import tiny
+from tiny_models import TINY, tiny
 
 import neurofm
 from neurofm import config
+from neurofm.check import check
 from neurofm.checkpoint import Checkpoints
 from neurofm.errors import NeuroFMError
 from neurofm.model import load, save
+from neurofm.run.workdir import Workdir
 from neurofm.weights import leaves
 
 
@@ -247,6 +249,24 @@ def test_a_workdir_and_its_checkpoints_are_models(model, tmp_path):
         )
         assert loaded.meta["pretrained_on"] == ["ab12"]
     assert neurofm.load(tmp_path / "run/checkpoints/3").meta["step"] == 3
+
+
+@pytest.mark.parametrize("half_saved", [None, "", "3.orbax-checkpoint-tmp"])
+def test_a_run_stopped_before_its_first_checkpoint_says_how_to_go_on(
+    tmp_path, half_saved
+):
+    exp = config.Experiment(task=TINY)
+    run = Workdir.claim(tmp_path / "my run", exp, ["ab12"]).path
+    if half_saved is not None:
+        (run / "checkpoints" / half_saved).mkdir(parents=True)
+    command = f"neurofm pretrain '{run}/config.json' --workdir '{run}'"
+    given = [run, run / "checkpoints"][: 1 + (half_saved is not None)]
+    for use in (load, check):
+        for path in given:
+            with pytest.raises(NeuroFMError, match="without a checkpoint yet") as error:
+                use(path)
+            assert command in str(error.value)
+            assert "\n" not in str(error.value)
 
 
 def test_paths_that_are_no_model_give_one_sentence(model, tmp_path):
