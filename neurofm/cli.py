@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             logging.getLogger("absl").setLevel(logging.WARNING)
             logging.getLogger("jax").setLevel(logging.WARNING)
             try:
-                result, words, *code = function(**arguments)
+                with result_alone_on_stdout():
+                    result, words, *code = function(**arguments)
             except KeyboardInterrupt:
                 told = "interrupted; the same command goes on from here"
                 if as_json:
@@ -99,6 +101,20 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
         return run
 
     return register
+
+
+@contextmanager
+def result_alone_on_stdout() -> Iterator[None]:
+    """While entered, whatever is written to stdout, by C code too, goes to stderr."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def users_mistake(error: Exception) -> str | None:
@@ -229,16 +245,19 @@ def pretrain_command(
     OVERRIDES are settings such as train.steps=1000. The same command goes on where a
     run stopped.
     """
-    from neurofm.parallel import distributed
+    from neurofm.run.stop import stop_signals
 
-    distributed.initialise(coordinator, num_processes, process_id, devices)
-    from neurofm import config as configs
-    from neurofm.run.metrics import Progress
-    from neurofm.train import pretrain
+    with stop_signals():  # imports, start-up and compilation take a while
+        from neurofm.parallel import distributed
 
-    exp = configs.load(config, overrides)
-    with Progress(exp.train.steps) as progress:
-        outcome = pretrain(exp, workdir, progress.show)
+        distributed.initialise(coordinator, num_processes, process_id, devices)
+        from neurofm import config as configs
+        from neurofm.run.metrics import Progress
+        from neurofm.train import pretrain
+
+        exp = configs.load(config, overrides)
+        with Progress(exp.train.steps) as progress:
+            outcome = pretrain(exp, workdir, progress.show)
     result = {
         "step": outcome.step,
         "status": outcome.status,

@@ -26,7 +26,7 @@ from neurofm.report import page as report
 from neurofm.run.clock import Clock
 from neurofm.run.heldout import HeldOut
 from neurofm.run.metrics import MetricsLog
-from neurofm.run.stop import StopSignals
+from neurofm.run.stop import Stop, stop_signals
 from neurofm.run.watch import CollapseWatch, check_finite
 from neurofm.run.workdir import Workdir, versions
 from neurofm.step import State, abstract_state, compiled_step, new_state
@@ -70,8 +70,8 @@ def pretrain(
         )
     datasets = [open_dataset(path) for path in exp.data.paths]
     folder = Workdir.claim(Path(workdir), exp, [d.hash for d in datasets])
-    with folder.logged():
-        outcome = _pretrain(exp, folder, datasets, show)
+    with folder.logged(), stop_signals() as stop:
+        outcome = _pretrain(exp, folder, datasets, show, stop)
         if jax.process_index() == 0:
             report.render([folder.path], folder.path / "report.html")
     return outcome
@@ -82,6 +82,7 @@ def _pretrain(
     folder: Workdir,
     datasets: Sequence[Dataset],
     show: Callable[[int, Row], None],
+    stop: Stop,
 ) -> Outcome:
     # ---- data and mesh --------------------------------------------------------------
     task, optim, train = exp.task, exp.optim, exp.train
@@ -168,7 +169,11 @@ def _pretrain(
 
     # ---- loop -----------------------------------------------------------------------
     step, row, status = start, {}, "done"
-    with StopSignals() as stop, jax.set_mesh(devices):
+    stop.listen()  # libtpu takes SIGTERM when its devices are first asked for
+    if stop.name and start < train.steps and jax.process_count() == 1:
+        sentence = folder.sentence(stop.status, start, train.steps)
+        return Outcome(start, stop.status, sentence, row)
+    with jax.set_mesh(devices):
         agree = distributed.agreement(devices)
         for delivery in deliveries(rows_plan, start):
             last = step == train.steps
@@ -186,8 +191,9 @@ def _pretrain(
             if last:
                 break
             if agree(stop.name is not None):
-                save(step)
-                status = "interrupted" if stop.name == "SIGINT" else "preempted"
+                status = stop.status
+                if step:
+                    save(step)
                 break
             with clock.step(delivery.wait_s, train.batch_size, seconds_of_signal):
                 state, metrics, sums = one_step(state, {}, delivery.batch)

@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,13 +52,14 @@ TASK = WavJEPA(
 
 # The experiment of a run that sends itself a signal at a moment told by the
 # environment: `row 4` when the row of step 4 is written, `record 6` when all of
-# checkpoint 6 is but its record.
+# checkpoint 6 is but its record, `config 0` when the config is read.
 CONFIG = """
 import json, os, signal
 from neurofm import checkpoint, config as configs
 from neurofm.run import metrics
 
 name, place, at = os.environ.get("STOP", "SIGKILL never 0").split()
+print("a library that prints", flush=True)
 
 def stop(here, step):
     if (here, step) == (place, int(at)):
@@ -78,6 +80,7 @@ metrics.MetricsLog.append = append_and_stop
 checkpoint.write_record = stop_and_write
 
 def config():
+    stop("config", 0)
     return configs.from_json(json.loads(EXPERIMENT))
 """
 
@@ -328,6 +331,42 @@ def test_ctrl_c_saves_and_exits_130(peaceful, tmp_path):
     assert_as_if_in_peace(tmp_path / "a run", peaceful)
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "status"),
+    [("SIGTERM", 42, "preempted"), ("SIGINT", 130, "interrupted")],
+)
+def test_a_signal_before_the_first_step_ends_as_one_in_the_loop(
+    peaceful, tmp_path, name, code, status
+):
+    words = pretrain_words(peaceful, tmp_path, "--json")
+    got, out, err = run(*words, stop=f"{name} config 0")
+    assert got == code, err
+    assert "Traceback" not in err
+    assert "a library that prints" in err
+    result = json.loads(out)
+    assert (result["status"], result["step"]) == (status, 0)
+    assert result["message"].startswith(
+        f"{status} before the first step, so nothing was saved; go on with the same"
+    )
+    assert latest(tmp_path / "a run" / "checkpoints") is None
+
+
+def test_a_signal_while_restoring_names_what_is_saved(peaceful, at_step_3, monkeypatch):
+    restore = Checkpoints.restore
+
+    def stopped(self, wanted):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return restore(self, wanted)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "restore", stopped)
+        outcome = pretrain(peaceful.exp, at_step_3)
+    assert (outcome.status, outcome.step) == ("preempted", 3)
+    assert outcome.sentence.startswith("preempted at step 3 of 8, saved; go on with")
+    assert pretrain(peaceful.exp, at_step_3).status == "done"
+    assert_as_if_in_peace(at_step_3, peaceful)
+
+
 # ---- whose folder it is --------------------------------------------------------------
 
 
@@ -487,7 +526,7 @@ def test_two_processes_train_as_one_stop_together_and_one_goes_on(peaceful, tmp_
         ]
     for code, out, err in [process.result() for process in both]:
         assert code == 42, err
-        assert "preempted at step 5 of 8, saved" in out.splitlines()[-1]  # gloo's first
+        assert out.startswith("preempted at step 5 of 8, saved")  # and gloo is not here
 
     workdir = tmp_path / "a run"
     got, wanted = told(workdir), [r for r in told(peaceful.workdir) if r["step"] <= 5]

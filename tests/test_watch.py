@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from neurofm.errors import NeuroFMError
-from neurofm.run.stop import SIGNALS, StopSignals
+from neurofm.run.stop import SIGNALS, stop_signals
 from neurofm.run.watch import CollapseWatch, check_finite
 
 # ---- not finite ----------------------------------------------------------------------
@@ -93,7 +93,7 @@ def handlers():
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_is_remembered_and_the_old_handlers_come_back(name):
     before = handlers()
-    with StopSignals() as stop:
+    with stop_signals() as stop:
         assert stop.name is None
         os.kill(os.getpid(), getattr(signal, name))
         assert stop.name == name
@@ -101,24 +101,39 @@ def test_a_signal_is_remembered_and_the_old_handlers_come_back(name):
 
 
 def test_the_first_signal_decides_how_the_run_ends():
-    with StopSignals() as stop:
+    with stop_signals() as stop:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
         assert stop.name == "SIGINT"
 
 
 def test_a_second_ctrl_c_does_not_wait():
-    with pytest.raises(KeyboardInterrupt), StopSignals():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), stop_signals():  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_entered_again_it_is_the_same_and_takes_back_what_a_library_took():
+    before = handlers()
+    with stop_signals() as outer:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with stop_signals() as inner:
+            assert inner is outer
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (outer.name, outer.status) == ("SIGTERM", "preempted")
+        with stop_signals() as later:
+            assert later.name == "SIGTERM"
+    assert handlers() == before
+    with stop_signals() as fresh:
+        assert fresh.name is None
 
 
 def test_outside_the_main_thread_nothing_is_caught():
     before, seen = handlers(), []
 
     def enter():
-        with StopSignals() as stop:
+        with stop_signals() as stop:
             seen.append((stop.name, handlers()))
 
     thread = threading.Thread(target=enter)

@@ -54,6 +54,8 @@ def initialise(
         raise NeuroFMError(
             f"--coordinator {coordinator!r} has no port: give host:port of process 0"
         )
+    # Its notifier would take SIGTERM for itself; a run has its own (run/stop.py).
+    jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, num_processes, process_id)
 

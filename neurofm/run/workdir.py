@@ -137,6 +137,8 @@ class Workdir:
         if status == "done":
             return f"done: {step} steps; next: neurofm embed {workdir} INPUT --out DIR"
         stopped = f"{status} at step {step} of {steps}, saved"
+        if step == 0:
+            stopped = f"{status} before the first step, so nothing was saved"
         command = f"neurofm pretrain {saved} --workdir {workdir}"
         if status == "collapsed":
             return f"{stopped}; to go on all the same: {command} train.collapse_share=0"
