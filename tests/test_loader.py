@@ -197,14 +197,14 @@ def test_device_batches_are_the_local_batches(mono):
 def test_the_next_batch_is_made_while_the_step_runs_and_waits_are_measured(
     mono, monkeypatch
 ):
-    gate, reads, read = threading.Event(), [], Dataset.read
+    gate, reads, read = threading.Event(), [], Dataset.read_many
 
-    def gated(self, item, start, stop):
+    def gated(self, spans):
         assert gate.wait(10)
-        reads.append(item)
-        return read(self, item, start, stop)
+        reads.extend(spans)
+        return read(self, spans)
 
-    monkeypatch.setattr(Dataset, "read", gated)
+    monkeypatch.setattr(Dataset, "read_many", gated)
     rows = np.arange(2)
     local = loader.batches(trained(mono[0]), spec(), 2, rows, workers=0)
     deliveries = loader.device_batches(local, single_device(), 2, rows)

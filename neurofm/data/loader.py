@@ -1,7 +1,7 @@
 """Batches: from a plan to arrays on the devices, one batch ahead of the step."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Int
 
 from neurofm.contract import BatchSpec
+from neurofm.data.crops import Crop
 from neurofm.data.plan import Plan
 from neurofm.errors import NeuroFMError
 from neurofm.signals.audio import rms_gain
@@ -83,9 +84,9 @@ def batches(
         numbers = step * batch_size + rows
         crops = [plan.crop(int(number)) for number in numbers]
         waves = np.zeros((len(rows), n_chans, window), np.float32)
-        for wave, crop in zip(waves, crops, strict=True):
+        sounds = _read(plan, crops)
+        for wave, crop, x in zip(waves, crops, sounds, strict=True):
             at, n = crop.span[0], crop.stop - crop.start
-            x = plan.datasets[crop.dataset].read(crop.item, crop.start, crop.stop)
             gain = gains[crop.dataset][crop.item]
             np.multiply(x, gain, out=wave[:, at : at + n])
         index = rows if plan.n_crops is None else numbers
@@ -103,6 +104,16 @@ def batches(
         num_threads=workers, prefetch_buffer_size=workers + bool(workers)
     )
     return steps.to_iter_dataset(options)
+
+
+def _read(plan: Plan, crops: Sequence[Crop]) -> list[np.ndarray]:
+    """The samples of crops in their order, those of a dataset read together."""
+    sounds: dict[int, np.ndarray] = {}
+    for number, dataset in enumerate(plan.datasets):
+        mine = [i for i, crop in enumerate(crops) if crop.dataset == number]
+        spans = [(crops[i].item, crops[i].start, crops[i].stop) for i in mine]
+        sounds |= zip(mine, dataset.read_many(spans), strict=True)
+    return [sounds[i] for i in range(len(crops))]
 
 
 def device_batches(

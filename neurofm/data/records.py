@@ -5,13 +5,16 @@
     events.parquet    interval events: item, onset, duration, trial_type, others
     dataset.json      the contract, the shards and the hash (`DatasetInfo`)
 
-An item is one recording. Times are in seconds, samples in the dataset's unit.
+An item is one recording. Times are in seconds, samples in the dataset's unit. The
+folder may lie in a store (`neurofm.stores`).
 """
 
+import io
 import json
 import os
 import threading
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,10 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Float32, Int
 
+from neurofm import stores
 from neurofm.data import segments
 from neurofm.data.layout import VERSION, DatasetInfo, dataset_hash
+from neurofm.data.remote import RemoteShard
 from neurofm.data.writer import Recording, write_dataset
 from neurofm.errors import NeuroFMError
 
@@ -39,7 +44,7 @@ class Dataset:
     """An open record store; safe to read from many threads, cheap to pickle.
 
     Attributes:
-      path: the folder.
+      path: the folder, or its address.
       info: the contract.
       items: a row a recording, in store order: item, file, sha256, timeline, subject,
         session, run, task, onset and duration (s), split, n_samples, rms (over all
@@ -48,7 +53,7 @@ class Dataset:
       events: item, onset and duration (s, from the item's start), trial_type, others.
     """
 
-    path: Path
+    path: Path | str
     info: DatasetInfo
     items: pa.Table
     events: pa.Table
@@ -82,15 +87,44 @@ class Dataset:
           IndexError: the span is not inside the recording.
           NeuroFMError: the shard is damaged or gone.
         """
-        n_samples = int(self._n_samples[item])
-        if not 0 <= start <= stop <= n_samples:
-            raise IndexError(f"samples {start}:{stop} of item {item} with {n_samples}")
+        return self.read_many([(item, start, stop)])[0]
+
+    def read_many(
+        self, spans: Sequence[tuple[int, int, int]]
+    ) -> list[Float32[np.ndarray, "C _"]]:
+        """Several spans, each an (item, start, stop) of `read`.
+
+        From a store their segments are fetched at the same time and each once, so that
+        one batch waits for a few requests and not for hundreds in a row.
+        """
+        for item, start, stop in spans:
+            n_samples = int(self._n_samples[item])
+            if not 0 <= start <= stop <= n_samples:
+                raise IndexError(
+                    f"samples {start}:{stop} of item {item} with {n_samples}"
+                )
+        ahead: dict[int, bytes] = {}
+        if isinstance(self.path, str):
+            rows = sorted({row for span in spans for row in self._rows(*span)})
+            found = stores.parallel().map(self._read_record, rows)
+            ahead = dict(zip(rows, found, strict=True))
+        return [self._assemble(span, ahead) for span in spans]
+
+    def _rows(self, item: int, start: int, stop: int) -> range:
+        """Rows of the manifest that hold a span."""
+        size, first = self.info.segment_samples, int(self._first[item])
+        return range(first + start // size, first - (-stop // size))
+
+    def _assemble(
+        self, span: tuple[int, int, int], ahead: dict[int, bytes]
+    ) -> Float32[np.ndarray, "C n"]:
+        item, start, stop = span
         out = np.empty((self.info.n_chans, stop - start), np.float32)
         size = self.info.segment_samples
-        for segment in range(start // size, -(-stop // size)):
-            origin = segment * size
+        for row in self._rows(*span):
+            origin = (row - int(self._first[item])) * size
             low, high = max(start, origin), min(stop, origin + size)
-            record = self._read_record(int(self._first[item]) + segment)
+            record = ahead[row] if row in ahead else self._read_record(row)
             part = segments.unpack(record, low - origin, high - origin)
             out[:, low - start : high - start] = part
         return out
@@ -117,33 +151,39 @@ class Dataset:
                 "restore it from a copy or prepare the dataset again"
             ) from error
 
-    def _shard_path(self, shard: int) -> Path:
-        return self.path / list(self.info.shards)[shard]
+    def _shard_path(self, shard: int) -> str:
+        return f"{self.path}/{list(self.info.shards)[shard]}"
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
             if shard not in self._readers:
-                if len(self._readers) >= _MAX_OPEN:
-                    del self._readers[next(iter(self._readers))]
                 path = self._shard_path(shard)
-                reader = ArrayRecordReader(str(path), _READER)
-                if not reader.ok():
-                    raise RuntimeError("cannot be opened")
+                if isinstance(self.path, str):
+                    size = list(self.info.shards.values())[shard]
+                    reader = RemoteShard(path, size)
+                else:
+                    if len(self._readers) >= _MAX_OPEN:
+                        del self._readers[next(iter(self._readers))]
+                    reader = ArrayRecordReader(path, _READER)
+                    if not reader.ok():
+                        raise RuntimeError("cannot be opened")
                 self._readers[shard] = reader
             return self._readers[shard]
 
 
 def open_dataset(path: str | os.PathLike) -> Dataset:
-    """Open a folder written by `write_dataset` or `neurofm prepare`.
+    """Open a folder written by `write_dataset` or `neurofm prepare`, or its address.
 
     Raises:
-      NeuroFMError: the folder is no dataset, unfinished, of another version or damaged.
+      NeuroFMError: the folder is no dataset, unfinished, of another version or damaged;
+        or its store cannot be used.
     """
-    path = Path(path)
-    info = _read_info(path)
+    path = stores.address(path)
+    found = stores.sizes(path)
+    info = _read_info(path, found)
     try:
-        manifest = pq.read_table(path / "manifest.parquet").combine_chunks()
-        events = pq.read_table(path / "events.parquet")
+        manifest = _read_table(path, "manifest.parquet").combine_chunks()
+        events = _read_table(path, "events.parquet")
         items, first = _items(manifest, info)
         intact = (
             len(items) == info.n_items
@@ -155,10 +195,8 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
     if not intact:
         raise _damaged(path, "manifest.parquet and dataset.json disagree")
     for name, size in info.shards.items():
-        shard = path / name
-        found = shard.stat().st_size if shard.is_file() else 0
-        if found != size:
-            raise _damaged(path, f"{name} has {found} bytes, {size} were written")
+        if (there := found.get(name, 0)) != size:
+            raise _damaged(path, f"{name} has {there} bytes, {size} were written")
     number = {name: i for i, name in enumerate(info.shards)}
     shards = manifest["shard"].combine_chunks().dictionary_encode()
     lookup = np.asarray([number[name.as_py()] for name in shards.dictionary], int)
@@ -174,17 +212,20 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
     )
 
 
-def _damaged(path: Path, what: str) -> NeuroFMError:
+def _read_table(path: Path | str, name: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(stores.read_bytes(stores.within(path, name))))
+
+
+def _damaged(path: Path | str, what: str) -> NeuroFMError:
     return NeuroFMError(
         f"the dataset {path} is damaged ({what}); restore it from a copy or prepare it "
         "again"
     )
 
 
-def _read_info(path: Path) -> DatasetInfo:
-    file = path / "dataset.json"
-    if not file.is_file():
-        if path.with_name(path.name + ".partial").is_dir():
+def _read_info(path: Path | str, found: dict[str, int]) -> DatasetInfo:
+    if "dataset.json" not in found:
+        if isinstance(path, Path) and path.with_name(path.name + ".partial").is_dir():
             raise NeuroFMError(
                 f"the dataset {path} is not finished; run the same `neurofm prepare` "
                 "command again, it goes on where it stopped"
@@ -194,7 +235,7 @@ def _read_info(path: Path) -> DatasetInfo:
             "recordings with `neurofm prepare`"
         )
     try:
-        obj = json.loads(file.read_text())
+        obj = json.loads(stores.read_bytes(stores.within(path, "dataset.json")))
         version = obj.get("version")
     except (OSError, ValueError, AttributeError) as error:
         raise _damaged(path, f"dataset.json cannot be read: {error}") from error

@@ -1,0 +1,150 @@
+"""Object stores beside the local disk: `gs://`, `s3://` and whatever fsspec reads.
+
+A path with a scheme is an address; any other is a file of this machine. fsspec and its
+drivers are imported for addresses alone, and find the user's credentials themselves.
+What fails in passing is tried again, what cannot be mended by waiting is one sentence.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neurofm.errors import NeuroFMError
+
+if TYPE_CHECKING:
+    from etils import epath
+
+T = TypeVar("T")
+
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts at one request
+# Requests under way at once: 50 ms each, they bring 1,280 segments of 256 KiB a second.
+_PARALLEL = 64
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+_WRITABLE = ("gs", "s3")  # where orbax writes checkpoints
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the address of a store."""
+    return "://" in os.fspath(path)
+
+
+def place(path: str | os.PathLike[str]) -> "Path | epath.Path":
+    """A folder or file to read and write with the methods of pathlib.
+
+    Raises:
+      NeuroFMError: an address whose scheme is not gs or s3, or has no driver here.
+    """
+    if not is_remote(path):
+        return Path(path)
+    address = os.fspath(path)
+    if (scheme := address.split("://")[0]) not in _WRITABLE:
+        raise NeuroFMError(
+            f"{address}: runs and models are kept on local disks, gs:// and s3://, not "
+            f"on {scheme}://; give one of these"
+        )
+    filesystem(address)  # a missing driver is told here
+    from etils import epath
+
+    return epath.Path(address)
+
+
+def address(path: str | os.PathLike[str]) -> Path | str:
+    """A path to read: as it is where it has a scheme, else a `Path`."""
+    return os.fspath(path).rstrip("/") if is_remote(path) else Path(path)
+
+
+@functools.cache
+def filesystem(address: str) -> tuple[Any, str]:
+    """The fsspec filesystem of an address, and the path within it.
+
+    Raises:
+      NeuroFMError: no such kind of store, or its driver is not installed.
+    """
+    from fsspec.core import url_to_fs
+
+    scheme = address.split("://")[0]
+    try:
+        return url_to_fs(address)
+    except ImportError as error:
+        driver = _DRIVERS.get(scheme)
+        advice = f"pip install {driver}" if driver else str(error)
+        raise NeuroFMError(
+            f"{address} needs a driver for {scheme}:// that is not installed: {advice}"
+        ) from error
+    except ValueError as error:
+        raise NeuroFMError(
+            f"{address}: {scheme}:// is no kind of store that fsspec knows; give a "
+            "local path, gs://BUCKET/... or s3://BUCKET/..."
+        ) from error
+
+
+def patiently(what: str, call: Callable[[], T]) -> T:
+    """The result of `call`, tried again with growing waits where it fails in passing.
+
+    Raises:
+      NeuroFMError: `what` is not there, or may not be read.
+      ConnectionError: it failed six times over 15 s; a later attempt may succeed.
+    """
+    for wait in (*WAITS_S, None):
+        try:
+            return call()
+        except _PERMANENT as error:
+            reason = {
+                FileNotFoundError: "it is not there",
+                PermissionError: "access is denied",
+            }.get(type(error), str(error))
+            raise NeuroFMError(
+                f"{what} cannot be used, {reason}: check the address and what your "
+                "credentials allow"
+            ) from error
+        except OSError as error:
+            if wait is None:
+                raise ConnectionError(
+                    f"{what} failed {len(WAITS_S) + 1} times, the last with {error}"
+                ) from error
+        time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def within(folder: Path | str, name: str) -> Path | str:
+    """A file of a folder, or of an address."""
+    return f"{folder}/{name}" if isinstance(folder, str) else folder / name
+
+
+def read_bytes(
+    path: Path | str, start: int | None = None, stop: int | None = None
+) -> bytes:
+    """A file, or its bytes `start` to `stop`; of an address, errors as `patiently`."""
+    if isinstance(path, Path):
+        return path.read_bytes()[start:stop]
+    fs, within = filesystem(path)
+    return patiently(path, lambda: fs.cat_file(within, start=start, end=stop))
+
+
+def sizes(folder: Path | str) -> dict[str, int]:
+    """Bytes of the files in a folder by name, in one request; none where it is not."""
+    if isinstance(folder, Path):
+        if not folder.is_dir():
+            return {}
+        return {p.name: p.stat().st_size for p in folder.iterdir() if p.is_file()}
+    fs, within = filesystem(folder)
+
+    def listed() -> list[dict[str, Any]]:
+        try:
+            return fs.ls(within, detail=True, refresh=True)
+        except FileNotFoundError:
+            return []
+
+    entries = patiently(folder, listed)
+    return {e["name"].split("/")[-1]: e["size"] for e in entries if e["type"] == "file"}
+
+
+@functools.cache
+def parallel() -> ThreadPoolExecutor:
+    """The threads in which this process waits for stores."""
+    return ThreadPoolExecutor(_PARALLEL, thread_name_prefix="store")
