@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm.errors import NeuroFMError
 from neurofm.report.curves import Curves, draw_curves
-from neurofm.report.page import read, render, warnings
+from neurofm.report.page import read, render, score_curves, warnings
 from neurofm.report.spectrogram import save_png, spans, spectrogram_with_masks
 from neurofm.report.tables import score_tables, side_by_side
 from neurofm.run.metrics import MetricsLog
@@ -232,6 +232,85 @@ def test_what_cannot_be_reported_is_a_user_error(tmp_path):
     with pytest.raises(NeuroFMError, match="not valid JSON"):
         render([tmp_path], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+CELL = {"mean": 0.5, "std": 0.1, "n": 9, "low": 0.4, "high": 0.6}
+WHOLE = {
+    "suite": "probe",
+    "metric": "accuracy",
+    "scores": {"model": CELL, "by task": {"pitch": CELL, "more": {"deep": CELL}}},
+    "differences": {"model-untrained": {"mean": 0.1, "low": 0.0, "high": 0.2}},
+    "over_steps": {"model": [{"step": 1, "mean": 0.5, "low": 0.4, "high": 0.6}]},
+}
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+def paths(tree, above=()):
+    """Where anything lies in nested dicts and lists."""
+    yield above
+    places = enumerate(tree) if isinstance(tree, list) else ()
+    for key, inner in tree.items() if isinstance(tree, dict) else places:
+        yield from paths(inner, (*above, key))
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.sampled_from([p for p in paths(WHOLE) if p]), value=anything)
+def test_scores_that_are_none_are_one_sentence_or_shown(tmp_path_factory, place, value):
+    changed = json.loads(json.dumps(WHOLE))
+    node = changed
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    folder = tmp_path_factory.mktemp("scores")
+    (folder / "scores.json").write_text(json.dumps(changed))
+    try:
+        source = read(folder, "run")
+    except NeuroFMError as error:
+        told = str(error)
+    else:
+        warnings(source)
+        assert len(score_tables([source.scores])) == 1
+        assert isinstance(score_curves([source])[1]["run"], list)
+        return
+    assert place[0] in told
+    assert "\n" not in told
+
+
+def test_whole_scores_are_shown(tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps(WHOLE))
+    text = Page(render([tmp_path], tmp_path / "r.html")).text
+    assert "by task: more: deep" in text
+    assert text.count("50.0 ± 10.0 % [40.0, 60.0], n = 9") == 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scores": [1]}, {"scores": {"model": {"mean": None}}}, {"over_steps": 3}]
+)
+def test_scores_that_are_none_are_named(tmp_path, wrong):
+    (tmp_path / "scores.json").write_text(json.dumps(WHOLE | wrong))
+    with pytest.raises(NeuroFMError, match="what is no score") as error:
+        render([tmp_path], tmp_path / "r.html")
+    assert next(iter(wrong)) in str(error.value)
+
+
+def test_a_torn_line_of_metrics_is_left_out_with_a_word(tmp_path, caplog):
+    run = make_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"step": 1e999}\n{"step": 70, "train/lo')
+    Page(render([run], tmp_path / "r.html"))
+    assert "left out 3 broken lines" in caplog.text
+    assert max(row["step"] for row in read(run, "run").rows) == 60
+
+
+@pytest.mark.parametrize("train", [[1], {"steps": "many"}, {"steps": None}, None])
+def test_a_config_of_another_shape_is_shown_as_it_is(tmp_path, train):
+    run = make_run(tmp_path / "run")
+    (run / "config.json").write_text(json.dumps({"train": train, "x": {}}))
+    Page(render([run], tmp_path / "r.html"))
 
 
 def test_the_warnings_say_what_went_wrong(tmp_path):

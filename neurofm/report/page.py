@@ -24,7 +24,14 @@ from typing import Any
 from neurofm import files
 from neurofm.errors import NeuroFMError
 from neurofm.report.curves import CURVES, Curves, draw_curves
-from neurofm.report.tables import overview, score_tables, side_by_side, systems
+from neurofm.report.tables import (
+    malformed,
+    overview,
+    score_tables,
+    side_by_side,
+    systems,
+    total_steps,
+)
 from neurofm.run.metrics import Row, read_rows
 
 ENDS = {"mean": "", "low": "/low", "high": "/high"}  # of `over_steps`, in a curve
@@ -77,7 +84,7 @@ def render(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         names=[source.name for source in sources],
         overview=overview(list(by_name.values()), [s.config for s in sources]),
         scores=score_tables([source.scores for source in sources]),
-        score_curves=drawn(*_over_steps(sources)),
+        score_curves=drawn(*score_curves(sources)),
         curves=[d for c in _curves(sources) if (d := drawn(c, by_name))],
         figures=[figure for source in sources for figure in _embedded(source)],
         warnings=[(source.name, warnings(source)) for source in sources],
@@ -94,13 +101,19 @@ def read(path: Path, name: str) -> Source:
     """What a folder has to show.
 
     Raises:
-      NeuroFMError: it has nothing, or a file of it is no JSON.
+      NeuroFMError: it has nothing, or a file of it is broken.
     """
+    scores = _json(path / "scores.json")
+    if (where := malformed(scores)) is not None:
+        raise NeuroFMError(
+            f"{path / 'scores.json'} holds under {where} what is no score (numbers "
+            "mean, std, n, low and high): evaluate again, or move the file away"
+        )
     source = Source(
         name=name,
         config=_json(path / "config.json"),
         env=_json(path / "env.json"),
-        scores=_json(path / "scores.json"),
+        scores=scores,
         rows=read_rows(path / "metrics.jsonl"),
         figures=sorted((path / "figures").glob("*.png")),
         log_warnings=_log_warnings(path / "log.txt"),
@@ -117,7 +130,7 @@ def warnings(source: Source) -> list[str]:
     """What a reader of the curves should know, then the warnings of the log."""
     found = []
     steps = [row["step"] for row in source.rows]
-    total = source.config.get("train", {}).get("steps")
+    total = total_steps(source.config)
     if steps and total and max(steps) < total:
         found.append(f"The run stopped at step {max(steps):,.0f} of {total:,}.")
     for row in source.rows:
@@ -156,7 +169,7 @@ def _curves(sources: Sequence[Source]) -> Iterator[Curves]:
             )
 
 
-def _over_steps(sources: Sequence[Source]) -> tuple[Curves, dict[str, list[Row]]]:
+def score_curves(sources: Sequence[Source]) -> tuple[Curves, dict[str, list[Row]]]:
     """Scores as pretraining went on, where `scores.json` has them."""
     rows = {
         source.name: [
@@ -181,7 +194,11 @@ def _over_steps(sources: Sequence[Source]) -> tuple[Curves, dict[str, list[Row]]
 def _embedded(source: Source) -> Iterator[dict[str, str]]:
     for path in source.figures:
         told = path.with_suffix(".txt")
-        caption = told.read_text() if told.is_file() else path.stem.replace("_", " ")
+        caption = (
+            told.read_text(errors="replace")
+            if told.is_file()
+            else path.stem.replace("_", " ")
+        )
         data = base64.b64encode(path.read_bytes()).decode()
         yield {"run": source.name, "caption": caption.strip(), "data": data}
 
@@ -201,7 +218,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         obj = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NeuroFMError(
             f"{path} is not valid JSON ({error}): write it again"
         ) from None

@@ -22,7 +22,7 @@ def overview(
 
     steps = last("step", "{:,.0f}".format)
     for i, config in enumerate(configs):
-        if steps[i] and (total := config.get("train", {}).get("steps")):
+        if steps[i] and (total := total_steps(config)):
             steps[i] += f" of {total:,}"
     table = [
         ("steps", steps),
@@ -40,6 +40,13 @@ def overview(
     return [(name, cells) for name, cells in table if any(cells)]
 
 
+def total_steps(config: Mapping[str, Any]) -> int | None:
+    """How long a run was meant to be, where its configuration says so."""
+    train = config.get("train")
+    steps = train.get("steps") if isinstance(train, dict) else None
+    return steps if isinstance(steps, int) else None
+
+
 def score_tables(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A table a suite, target and metric: caption, over, and name -> a cell a source.
 
@@ -50,7 +57,7 @@ def score_tables(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for i, found in enumerate(scores):
         if not found:
             continue
-        metric = found.get("metric", "score")
+        metric = str(found.get("metric", "score"))
         about = [str(found[k]) for k in ("suite", "target") if found.get(k)]
         caption = ", ".join([*about, metric])
         empty = {"caption": caption, "over": found.get("over", ""), "rows": {}}
@@ -88,6 +95,47 @@ def systems(scores: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
             yield name, scores[name]
         else:
             yield from ((f"{name}: {sub}", c) for sub, c in systems(scores[name]))
+
+
+def malformed(found: Mapping[str, Any]) -> str | None:
+    """Where the content of a `scores.json` is not what tables and curves show, if so.
+
+    It may lack any part, and hold more than they show.
+    """
+    for part in ("scores", "differences"):
+        if (where := _malformed_map(found.get(part, {}))) is not None:
+            return f"{part}{where}"
+    over_steps = found.get("over_steps", {})
+    if not isinstance(over_steps, dict):
+        return "over_steps"
+    for name, points in over_steps.items():
+        if not isinstance(points, list) or not all(
+            _numbers(point, ("step",), ("mean", "low", "high")) for point in points
+        ):
+            return f"over_steps.{name}"
+    return None
+
+
+def _malformed_map(tree: Any) -> str | None:
+    if not isinstance(tree, dict):
+        return ""
+    for name, cell in tree.items():
+        if isinstance(cell, dict) and "mean" not in cell:
+            if (below := _malformed_map(cell)) is not None:
+                return f".{name}{below}"
+        elif not _numbers(cell, ("mean",), ("std", "n", "low", "high")) or (
+            ("low" in cell) != ("high" in cell)
+        ):
+            return f".{name}"
+    return None
+
+
+def _numbers(obj: Any, needed: Sequence[str], known: Sequence[str]) -> bool:
+    """Whether `obj` holds numbers under all `needed` names and such `known` it has."""
+    return isinstance(obj, dict) and all(
+        isinstance(obj.get(name), int | float)
+        for name in (*needed, *(name for name in known if name in obj))
+    )
 
 
 def _score(cell: Mapping[str, Any], percent: bool) -> str:

@@ -68,12 +68,18 @@ class MetricsLog:
 
 
 def read_rows(path: str | PathLike[str]) -> list[Row]:
-    """All whole rows of a `metrics.jsonl`, numbers that are not finite included."""
+    """All whole rows of a `metrics.jsonl`, numbers that are not finite included.
+
+    A line that a kill left half written is left out with a word.
+    """
     path = Path(path)
     if not path.exists():
         return []
     lines = path.read_text(errors="replace").splitlines(keepends=True)
-    return [row for line in lines if (row := _parsed(line)) is not None]
+    rows = [row for line in lines if (row := _parsed(line)) is not None]
+    if len(rows) < len(lines):
+        log.warning("%s: left out %d broken lines", path, len(lines) - len(rows))
+    return rows
 
 
 def _plain(x: Any) -> int | float | str:
@@ -92,7 +98,7 @@ def _parsed(line: str) -> Row | None:
     try:
         row = json.loads(line)
         return {k: float(v) for k, v in row.items()} | {"step": int(row["step"])}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 
