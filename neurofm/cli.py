@@ -226,10 +226,10 @@ def prepare_command(kind: str, **arguments: Any):
 @command("pretrain")
 @click.argument("config")
 @click.option("--workdir", type=click.Path(path_type=Path), required=True)
-@click.option("--devices", type=int, help="Simulate N devices on the CPU.")
-@click.option("--coordinator", help="HOST:PORT of process 0.")
-@click.option("--num-processes", type=int)
-@click.option("--process-id", type=int)
+@click.option("--devices", type=int, help="Simulate N CPU devices in each process.")
+@click.option("--coordinator", help="HOST:PORT of process 0; default by detection.")
+@click.option("--num-processes", type=int, help="1 alone: this one, no detection.")
+@click.option("--process-id", type=int, help="From 0.")
 @click.argument("overrides", nargs=-1)
 def pretrain_command(
     config: str,
@@ -243,7 +243,9 @@ def pretrain_command(
     """Train CONFIG (a file, or a name such as wavjepa/base) in a workdir.
 
     OVERRIDES are settings such as train.steps=1000. The same command goes on where a
-    run stopped.
+    run stopped. Several processes find each other under SLURM, Open MPI, on TPU hosts
+    and in Kubernetes; elsewhere tell each one --coordinator, --num-processes and
+    --process-id.
     """
     from neurofm.run.stop import stop_signals
 
@@ -258,11 +260,13 @@ def pretrain_command(
         exp = configs.load(config, overrides)
         with Progress(exp.train.steps) as progress:
             outcome = pretrain(exp, workdir, progress.show)
+        started = distributed.started()
     result = {
         "step": outcome.step,
         "status": outcome.status,
         "message": outcome.sentence,
         "workdir": str(workdir),
+        "started": started,
         "metrics": outcome.row,
     }
     return result, outcome.sentence, EXIT_CODES.get(outcome.status, DONE)

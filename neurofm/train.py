@@ -86,6 +86,11 @@ def _pretrain(
 ) -> Outcome:
     # ---- data and mesh --------------------------------------------------------------
     task, optim, train = exp.task, exp.optim, exp.train
+    log.info(
+        "started %(by)s: process %(process)d of %(processes)d, %(local_devices)d "
+        "of %(devices)d devices",
+        distributed.started(),
+    )
     devices = mesh.make(exp.mesh)
     mesh.check_batch(devices, train.batch_size, train.accumulate)
     spec = task.batch_spec("train")

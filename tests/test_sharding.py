@@ -440,10 +440,7 @@ def test_two_processes_make_the_batch_of_one_each_reading_its_own_rows(tmp_path)
         info,
         [Recording(item=f"item{i}", samples=w) for i, w in enumerate(waves)],
     )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    name = a_process_reads_its_own_rows.__name__
+    name, port = a_process_reads_its_own_rows.__name__, free_port()
     both = [start(name, str(n), str(port), str(tmp_path / "store")) for n in (0, 1)]
     try:
         for process in both:
@@ -451,6 +448,22 @@ def test_two_processes_make_the_batch_of_one_each_reading_its_own_rows(tmp_path)
     finally:
         for process in both:
             process.kill()
+
+
+def a_process_whose_others_never_come(port: str):
+    distributed.PATIENCE_S = 1
+    with pytest.raises(NeuroFMError, match=r"one of 2 processes.*did not meet"):
+        distributed.initialise(f"localhost:{port}", 2, 0)
+
+
+def test_a_process_whose_others_never_come_says_so():
+    finish(start(a_process_whose_others_never_come.__name__, str(free_port())))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def start(*arguments: str) -> subprocess.Popen:

@@ -165,9 +165,9 @@ def assert_identical(got, wanted) -> None:
         assert a.tobytes() == b.tobytes()
 
 
-def checksums(workdir: Path) -> dict:
-    """Of every array of the last checkpoint, the optimizer's too."""
-    record = workdir / "checkpoints" / str(STEPS) / "meta.json"
+def checksums(workdir: Path, step: int = STEPS) -> dict:
+    """Of every array of a checkpoint, the optimizer's too."""
+    record = workdir / "checkpoints" / str(step) / "meta.json"
     return json.loads(record.read_text())["leaves"]
 
 
@@ -512,22 +512,50 @@ def test_a_model_of_other_sizes_is_refused(peaceful):
 # ---- several processes ---------------------------------------------------------------
 
 
-def test_two_processes_train_as_one_stop_together_and_one_goes_on(peaceful, tmp_path):
+def tasks_of_srun(n: int, peaceful: Peaceful, folder: Path, *more: str, first="row 0"):
+    """Run `n` processes with what srun sets; the first gets SIGTERM at a moment.
+
+    Returns:
+      exit code, result and stderr of each.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    group = ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
-    words = pretrain_words(peaceful, tmp_path, *group)
-    stops = "SIGTERM row 4", "SIGKILL never 0"  # a signal to one of them stops both
-    with ThreadPoolExecutor(2) as pool:
-        both = [
-            pool.submit(run, *words, "--process-id", str(n), stop=stop, **FAST_COMPILE)
-            for n, stop in enumerate(stops)
-        ]
-    for code, out, err in [process.result() for process in both]:
-        assert code == 42, err
-        assert out.startswith("preempted at step 5 of 8, saved")  # and gloo is not here
+    step = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": f"{n}",
+        "SLURM_NTASKS": f"{n}",
+        "JAX_COORDINATOR_PORT": f"{port}",
+    }
+    words = pretrain_words(peaceful, folder, "--json", *more)
 
+    def task(i: int):
+        mine = {"SLURM_PROCID": f"{i}", "SLURM_LOCALID": f"{i}", **FAST_COMPILE}
+        stop = f"SIGTERM {first}" if i == 0 else "SIGTERM never 0"
+        code, out, err = run(*words, stop=stop, **step, **mine)
+        return code, json.loads(out), err
+
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(task, range(n)))
+
+
+def test_two_processes_train_as_one_stop_together_and_go_on(peaceful, tmp_path):
+    def preempted_at_5():
+        for i, (code, result, err) in enumerate(
+            tasks_of_srun(2, peaceful, tmp_path, first="row 4")
+        ):
+            assert code == 42, err
+            assert result["message"].startswith("preempted at step 5 of 8, saved")
+            assert result["started"] == {
+                "by": "slurm",
+                "processes": 2,
+                "process": i,
+                "devices": 2,
+                "local_devices": 1,
+            }
+
+    preempted_at_5()  # a signal to one of them stops both
     workdir = tmp_path / "a run"
     got, wanted = told(workdir), [r for r in told(peaceful.workdir) if r["step"] <= 5]
     assert [row["step"] for row in got] == [row["step"] for row in wanted]
@@ -536,9 +564,39 @@ def test_two_processes_train_as_one_stop_together_and_one_goes_on(peaceful, tmp_
             np.testing.assert_allclose(row[key], row_2[key], rtol=1e-5, err_msg=key)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "5"]
     assert read_meta(workdir / "checkpoints" / "5")["mesh"]["data"] == 2
+    assert "started slurm: process 0 of 2, 1 of 2" in (workdir / "log.txt").read_text()
+
+    # The same two go on from step 3 to the same bits.
+    end = checksums(workdir, step=5)
+    shutil.rmtree(workdir / "checkpoints" / "5")
+    preempted_at_5()
+    assert told(workdir) == got
+    assert checksums(workdir, step=5) == end
 
     assert pretrain(peaceful.exp, workdir).status == "done"
+    assert_ends_close_to_peace(workdir, peaceful)
+
+
+def assert_ends_close_to_peace(workdir: Path, peaceful: Peaceful) -> None:
     end, end_2 = told(workdir)[-1], told(peaceful.workdir)[-1]
     assert end["step"] == end_2["step"] == STEPS
     np.testing.assert_allclose(end["eval/loss"], end_2["eval/loss"], rtol=1e-4)
     assert Checkpoints(workdir / "checkpoints").steps()[-1] == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("n", "mesh"), [(2, "mesh.tensor=2"), (2, "mesh.fsdp=2"), (4, "mesh.fsdp=2")]
+)
+def test_other_processes_and_meshes_go_on_with_the_same_data(
+    peaceful, at_step_3, tmp_path, n, mesh
+):
+    shutil.move(at_step_3, tmp_path / "a run")
+    for code, result, err in tasks_of_srun(n, peaceful, tmp_path, mesh):
+        assert (code, result["step"]) == (0, STEPS), err
+    workdir = tmp_path / "a run"
+    for row, row_2 in zip(told(workdir), told(peaceful.workdir), strict=True):
+        for key in {"train/loss", "data/hours", "eval/loss"} & row.keys():
+            np.testing.assert_allclose(row[key], row_2[key], rtol=1e-4, err_msg=key)
+    assert_ends_close_to_peace(workdir, peaceful)
+    assert pretrain(peaceful.exp, workdir).status == "done"

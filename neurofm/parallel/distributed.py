@@ -1,6 +1,11 @@
 """Start-up of one process among many, and the little they tell each other."""
 
+import logging
+import os
+import threading
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from neurofm.errors import NeuroFMError
+from neurofm.parallel.detect import LAUNCHERS, Group, detect
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 300  # for the other processes to come; queues start hosts minutes apart
+_started_by = "alone"
 
 
 def initialise(
@@ -19,45 +30,108 @@ def initialise(
 ) -> None:
     """Join the other processes, and simulate `devices` CPU devices in this one.
 
-    Call it once, before anything asks jax for a device. CPU processes talk over gloo.
+    Call it once, before anything asks jax for a device. Without arguments the launcher
+    is found by `detect`; one process alone needs none. CPU processes talk over gloo.
 
     Args:
-      coordinator: `host:port` of process 0; None runs alone.
-      num_processes: how many processes there are.
+      coordinator: `host:port` of process 0.
+      num_processes: how many processes there are; 1, given alone, asks no launcher.
       process_id: this one's number, from 0.
       devices: devices to simulate here on the CPU; None takes what the machine has.
 
     Raises:
-      NeuroFMError: incomplete or impossible arguments, or jax already at work.
+      NeuroFMError: incomplete or impossible arguments, jax already at work, or others
+        that did not come within `PATIENCE_S`.
     """
-    group = {
+    given = {
         "--coordinator": coordinator,
         "--num-processes": num_processes,
         "--process-id": process_id,
     }
-    missing = [name for name, value in group.items() if value is None]
-    if 0 < len(missing) < len(group):
+    missing = [name for name, value in given.items() if value is None]
+    alone = num_processes == 1 and len(missing) == 2
+    if 0 < len(missing) < len(given) and not alone:
         raise NeuroFMError(
-            f"several processes need all of {', '.join(group)}; "
+            f"several processes need all of {', '.join(given)}; "
             f"{' and '.join(missing)} not given"
         )
     if devices is not None:
         _simulate(devices)
-    if coordinator is None or num_processes is None or process_id is None:
+    if alone:
         return
-    if not 0 <= process_id < num_processes:
-        raise NeuroFMError(
-            f"--process-id {process_id} is not one of 0 to {num_processes - 1} "
-            f"(--num-processes {num_processes})"
-        )
-    if not coordinator.rpartition(":")[2].isdigit():
-        raise NeuroFMError(
-            f"--coordinator {coordinator!r} has no port: give host:port of process 0"
-        )
+    if coordinator is not None and num_processes is not None and process_id is not None:
+        if not 0 <= process_id < num_processes:
+            raise NeuroFMError(
+                f"--process-id {process_id} is not one of 0 to {num_processes - 1} "
+                f"(--num-processes {num_processes})"
+            )
+        if not coordinator.rpartition(":")[2].isdigit():
+            raise NeuroFMError(
+                f"--coordinator {coordinator!r} has no port: give host:port of process "
+                "0"
+            )
+        group = Group("flags", num_processes)
+    else:
+        kubernetes = find_spec("kubernetes") is not None
+        group = detect(os.environ, _may_use_tpu(), kubernetes)
+        if group.note:
+            log.warning(group.note)
+        if group.by == "alone":
+            return
+    _join(group, coordinator, process_id)
+
+
+def _join(group: Group, coordinator: str | None, process_id: int | None) -> None:
+    global _started_by
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its notifier would take SIGTERM for itself; a run has its own (run/stop.py).
     jax.config.update("jax_enable_preemption_service", False)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    faults: list[Exception] = []
+
+    def meet() -> None:
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                group.num_processes,
+                process_id,
+                list(group.gpus) if isinstance(group.gpus, tuple) else None,
+                cluster_detection_method="deactivate" if coordinator else group.by,
+                initialization_timeout=2 * PATIENCE_S,
+            )
+        except Exception as fault:  # of sockets, of the metadata server, of jax
+            faults.append(fault)
+
+    # Waiting for others, jax hears no Ctrl-C and in the end aborts; so it waits aside.
+    waiting = threading.Thread(target=meet, daemon=True)
+    waiting.start()
+    waiting.join(PATIENCE_S)
+    if waiting.is_alive() or faults:
+        why = str(faults[0]).partition("\n")[0][:300] if faults else "some never came"
+        raise NeuroFMError(
+            f"this is one of {group.num_processes or 'several'} processes by "
+            f"{LAUNCHERS.get(group.by, '--coordinator')}, but they did not meet "
+            f"({why}): start all within {PATIENCE_S} s of each other, with the same "
+            "command, or give --num-processes 1 to run alone"
+        )
+    if group.gpus == "all":  # jax has chosen one
+        jax.config.update("jax_cuda_visible_devices", "all")
+    _started_by = group.by
+
+
+def _may_use_tpu() -> bool:
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    return "tpu" in (platforms or "tpu") and find_spec("libtpu") is not None
+
+
+def started() -> dict[str, Any]:
+    """How this process was started: by what (or "alone"), and what it has."""
+    return {
+        "by": _started_by,
+        "processes": jax.process_count(),
+        "process": jax.process_index(),
+        "devices": jax.device_count(),
+        "local_devices": jax.local_device_count(),
+    }
 
 
 def _simulate(devices: int) -> None:

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from neurofm import __version__, config, files
 from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
+from neurofm.parallel import distributed
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 CONFIG, ENV, SEEN = "config.json", "env.json", "pretrained_on.txt"
@@ -34,7 +35,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": versions(),
         "devices": [d.device_kind for d in jax.devices()],
-        "processes": jax.process_count(),
+        "started": distributed.started(),
     }
 
 
