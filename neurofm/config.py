@@ -28,6 +28,8 @@ class Data:
 
     Attributes:
       path: dataset folder, or several to mix.
+      noise, rooms: datasets of noises and of rooms' impulse responses, of which a task
+        with `scenes.source=simulated` makes scenes.
       weights: shares of a mixture, one a path; equal where empty.
       transductive: train on the test split too; every score then says so.
       hold_out: `column=value` rules; items that match are never trained on.
@@ -38,6 +40,8 @@ class Data:
     """
 
     path: str | tuple[str, ...] = ""
+    noise: str = ""
+    rooms: str = ""
     weights: tuple[float, ...] = ()
     transductive: bool = False
     hold_out: tuple[str, ...] = ()
@@ -158,6 +162,8 @@ PLACEMENT = (
     "mesh.",
     "eval.",
     "data.path",
+    "data.noise",
+    "data.rooms",
     "data.workers",
     "train.log_every",
     "train.checkpoint_every",

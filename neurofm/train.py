@@ -20,6 +20,7 @@ from neurofm.checkpoint import Checkpoints
 from neurofm.config import Experiment
 from neurofm.data import loader, plan
 from neurofm.data.records import Dataset, open_dataset
+from neurofm.data.scenes import Scenery, open_scenery
 from neurofm.errors import NeuroFMError
 from neurofm.parallel import distributed, mesh, sharding
 from neurofm.report import page as report
@@ -69,9 +70,11 @@ def pretrain(
             "DIR`) and give it as data.path=DIR"
         )
     datasets = [open_dataset(path) for path in exp.data.paths]
-    folder = Workdir.claim(Path(workdir), exp, [d.hash for d in datasets])
+    scenery = open_scenery(exp.task.batch_spec("train"), exp.data)
+    every = [*datasets, *(scenery.datasets if scenery else ())]
+    folder = Workdir.claim(Path(workdir), exp, [d.hash for d in every])
     with folder.logged(), stop_signals() as stop:
-        outcome = _pretrain(exp, folder, datasets, show, stop)
+        outcome = _pretrain(exp, folder, datasets, scenery, show, stop)
         if jax.process_index() == 0:
             report.render([folder.path], folder.path / "report.html")
     return outcome
@@ -81,6 +84,7 @@ def _pretrain(
     exp: Experiment,
     folder: Workdir,
     datasets: Sequence[Dataset],
+    scenery: Scenery | None,
     show: Callable[[int, Row], None],
     stop: Stop,
 ) -> Outcome:
@@ -94,11 +98,12 @@ def _pretrain(
     devices = mesh.make(exp.mesh)
     mesh.check_batch(devices, train.batch_size, train.accumulate)
     spec = task.batch_spec("train")
-    rows_plan = plan.training(datasets, spec.contract, exp.data, exp.seed)
+    rows_plan = plan.training(datasets, spec.contract, exp.data, exp.seed, scenery)
     by_row = sharding.batch_sharding(devices)
     rows = distributed.rows_of_this_process(by_row, train.batch_size)
-    for path, counts in zip(exp.data.paths, rows_plan.counts, strict=True):
-        log.info("%s: %s", path, ", ".join(f"{k} {n}" for k, n in counts.items()))
+    for store, _, counts in rows_plan.stores:
+        told = ", ".join(f"{k} {n}" for k, n in counts.items())
+        log.info("%s: %s", store.path, told)
     folder.note_seen(plan.seen_sha256(rows_plan))
 
     def deliveries(rows_plan, start_step):
@@ -139,7 +144,9 @@ def _pretrain(
         task, optim, train.steps, train.accumulate, exp.seed, wanted
     )
     summarise = jax.jit(task.summary)
-    held_out = HeldOut(task, exp.eval, exp.seed, datasets, exp.data, deliveries)
+    held_out = HeldOut(
+        task, exp.eval, exp.seed, datasets, exp.data, deliveries, scenery
+    )
     seconds_of_signal = spec.contract.window_samples / spec.contract.sfreq
     pending: dict[int, dict[str, jax.Array]] = {}
 
@@ -158,8 +165,8 @@ def _pretrain(
         fetch()
         meta = {
             "config": config.to_json(exp),
-            "contract": vars(spec.contract),
-            "datasets": [dataset.hash for dataset in datasets],
+            "contract": vars(task.batch_spec("features").contract),
+            "datasets": [store.hash for store, _, _ in rows_plan.stores],
             "versions": versions(),
             "mesh": dict(devices.shape),
             "clock": clock.to_json(),

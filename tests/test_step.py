@@ -6,6 +6,7 @@ Run as a script, this file is the process that has eight devices.
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -23,6 +24,7 @@ from neurofm.config import Mesh
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.models.wavjepa import WavJEPA
+from neurofm.models.wavjepa_scenes import Scenes
 from neurofm.nn.positions import sincos_channels
 from neurofm.objectives.masks import TimeInverse
 from neurofm.optim import Optim
@@ -46,6 +48,14 @@ TINY = WavJEPA(
     top_k=2,
     masker=TimeInverse(context_length=4, target_length=4),
     context_caps=(40,),
+)
+IN_ROOMS = replace(
+    TINY,
+    n_chans=2,
+    depth=1,
+    top_k=1,
+    compute="dense",  # compiles faster
+    scenes=Scenes(source="simulated", sfreq=4000.0, clip_s=0.8, rir_s=0.05),
 )
 
 
@@ -137,14 +147,45 @@ def sound_batch(task=TINY, rows=8):
     }
 
 
-BATCHES = {"line": (Line(), line_batch), "wavjepa": (TINY, sound_batch)}
+def scene_batch(task, rows=8):
+    """Noise as clips, each with a noise of its own in a room of its own."""
+    rng = np.random.default_rng(8)
+    batch = sound_batch(task, rows)
+    batch["audio/span"] = 2 * batch["audio/span"]  # at the scenes' rate
+    first, past = batch["audio/span"].T
+    fields, window = task.batch_spec("train").fields, 2 * task.window_samples
+    n = fields["audio/wave"].shape[-1]
+    short = past - first < window
+    n_clip = np.where(short, past - first, rng.integers(window, n + 1, rows))
+    at = np.where(short, -first, rng.integers(0, n_clip - past + first + 1))
+    made = {
+        name: rng.normal(0, 0.2, (rows, *field.shape)).astype(np.float32)
+        for name, field in fields.items()
+        if field.unit
+    }
+    made["audio/wave"] *= np.arange(n) < n_clip[:, None, None]
+    return {
+        **batch,
+        **made,
+        "scene/clip": np.stack([at, n_clip], 1).astype(np.int32),
+        "scene/noise_samples": rng.integers(100, 2 * n, rows).astype(np.int32),
+        "scene/key": rng.integers(0, 2**32, (rows, 2), np.uint32),
+    }
+
+
+SYSTEMS = {"line": Line(), "wavjepa": TINY, "wavjepa in rooms": IN_ROOMS}
+
+
+def batch_of(task, rows):
+    if task.name == "line":
+        return line_batch(rows)
+    return (scene_batch if task.scenes.simulated else sound_batch)(task, rows)
 
 
 @functools.cache
 def drawn(task, rows=8):
     """A batch, and its draws as the training step makes them."""
-    batch = BATCHES[task.name][1]
-    batch = batch(task, rows) if task.name == "wavjepa" else batch(rows)
+    batch = batch_of(task, rows)
     step = jnp.int32(2)
     draw = jax.jit(lambda b: task.draw(b, draw_key(1, step, "train"), step, True))
     return batch, jax.device_get(draw(batch))
@@ -252,14 +293,15 @@ def test_a_step_is_what_one_works_out_by_hand(accumulate, clip_norm):
 
 
 def test_every_system_has_a_tiny_form_here():
-    assert set(registry.names()) <= set(BATCHES)
+    assert set(registry.names()) <= set(SYSTEMS)
 
 
 @pytest.mark.parametrize(
-    ("name", "accumulate"), [("line", 2), ("line", 4), ("wavjepa", 4)]
+    ("name", "accumulate"),
+    [("line", 2), ("line", 4), ("wavjepa", 4), ("wavjepa in rooms", 2)],
 )
 def test_accumulation_changes_nothing(name, accumulate):
-    task = BATCHES[name][0]
+    task = SYSTEMS[name]
     assert_same(measured(task, accumulate), measured(task), 2e-6)
 
 
@@ -433,8 +475,8 @@ SPREAD = {
 
 
 def equals_one_device(name, sizes, accumulate):
-    task, (batch, draws) = BATCHES[name][0], drawn(BATCHES[name][0], 16)
-    if name == "wavjepa":
+    task, (batch, draws) = SYSTEMS[name], drawn(SYSTEMS[name], 16)
+    if name != "line":
         assert len(set(draws["target"].sum((1, 2)))) > 8
     variables = variables_of(task)
     wanted = jax.device_get(program(task)(variables, batch, draws))
@@ -448,14 +490,21 @@ def equals_one_device(name, sizes, accumulate):
     own = {k: v for k, v in draws.items() if k != "step"}
     draws = jax.device_put(own, rows) | ({"step": shared} if shared else {})
     with jax.set_mesh(devices):
-        got = program(task, accumulate)(
-            jax.device_put(variables, placed), jax.device_put(batch, rows), draws
+        variables, batch = (
+            jax.device_put(variables, placed),
+            jax.device_put(batch, rows),
         )
+        run = program(task, accumulate).lower(variables, batch, draws).compile()
+        got = run(variables, batch, draws)
+    own = 16 // accumulate // (8 // sizes.tensor)  # rows of a device
+    assert set(re.findall(r"\[(\d+),\S* fft\(", run.as_text())) <= {str(own)}
     assert all(len(x.sharding.device_set) == 8 for x in jax.tree.leaves(got))
     assert_same(jax.device_get(got), wanted, 1e-5)
 
 
-CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in BATCHES for s in SPREAD}
+CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in ("line", "wavjepa") for s in SPREAD}
+MIXED = "data=2 fsdp=2 tensor=2, accumulated"
+CASES |= {f"wavjepa in rooms, {MIXED}": ("wavjepa in rooms", *SPREAD[MIXED])}
 
 
 def on_eight_devices():

@@ -1,11 +1,22 @@
-"""WavJEPA-Nat base: two ears, a stem for each, 400 tokens a crop.
+r"""WavJEPA-Nat base: two ears, a stem for each, 400 tokens a crop.
+
+On binaural recordings:
 
     neurofm prepare audio SRC --channels all --out DIR
     neurofm pretrain wavjepa/nat --workdir RUN data.path=DIR
 
-The released recipe: 16 clips x 8 crops on each of 2 GPUs over simulated binaural
-scenes. Its masks hide the ears at different times (`task.channel_mask=
-interleaved_legacy`); the default here hides both at the same times, as intended.
+On scenes, simulated inside the step from mono sound, noise and the impulse responses of
+rooms (docs/recordings.md), as the released model was:
+
+    neurofm prepare audio SOUND --sfreq 32000 --out DIR
+    neurofm prepare audio NOISES --sfreq 32000 --out NOISE
+    neurofm prepare audio RIRS --sfreq 32000 --channels all --out ROOMS
+    neurofm pretrain wavjepa/nat --workdir RUN data.path=DIR data.noise=NOISE \
+      data.rooms=ROOMS task.scenes.source=simulated
+
+The released recipe: 16 clips x 8 crops on each of 2 GPUs. Its masks hide the ears at
+different times (`task.channel_mask=interleaved_legacy`); the default here hides both at
+the same times, as intended.
 """
 
 from neurofm.config import Experiment, Train

@@ -14,6 +14,7 @@ from jaxtyping import Int, UInt64
 from neurofm.contract import InputContract
 from neurofm.data.draws import below
 from neurofm.data.records import Dataset
+from neurofm.data.scenes import Scene, Scenery, Use
 from neurofm.data.segments import block_samples
 from neurofm.data.select import Selection
 
@@ -31,6 +32,8 @@ class Crop(NamedTuple):
       span: first and past-last sample of the crop that counts as recording.
       redraws: silent draws before this one.
       valid: False for a filler that completes a batch and weighs nothing.
+      scene: of the crop's clip, where scenes are simulated.
+      at: first sample of the crop in that clip; negative where the clip is shorter.
     """
 
     dataset: int
@@ -40,6 +43,8 @@ class Crop(NamedTuple):
     span: tuple[int, int]
     redraws: int = 0
     valid: bool = True
+    scene: Scene | None = None
+    at: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,9 @@ class Clips:
       selection: which of its items.
       contract: window, hop and rate.
       min_active: a window with a smaller share of active 50 ms blocks is silent.
+      scenery: noises and rooms, where scenes are simulated; windows are then cut from
+        the clip of a scene rather than from the whole recording.
+      use: whose noises and rooms.
     """
 
     number: int
@@ -59,11 +67,26 @@ class Clips:
     selection: Selection
     contract: InputContract
     min_active: float
+    scenery: Scenery | None
+    use: Use
+
+    def scene(self, clip: int, random: UInt64[np.ndarray, " words"]) -> Scene | None:
+        """The scene that `scenes.WORDS` numbers make of a clip."""
+        if self.scenery is None:
+            return None
+        n_recorded = int(self._n_samples[self.selection.items[clip]])
+        n_samples = int(self.selection.lengths[clip])
+        return self.scenery.scene(self.use, n_recorded, n_samples, random)
 
     def is_short(self, clip: int) -> bool:
         return int(self.selection.lengths[clip]) < self.contract.window_samples
 
-    def draw(self, clip: int, random: UInt64[np.ndarray, " draws"]) -> Crop:
+    def draw(
+        self,
+        clip: int,
+        random: UInt64[np.ndarray, " draws"],
+        scene: Scene | None = None,
+    ) -> Crop:
         """A window anywhere in a clip: the first that is not silent, else the fullest.
 
         Each number of `random` is one draw. A clip shorter than the window gives all
@@ -71,46 +94,63 @@ class Clips:
         """
         length, window = int(self.selection.lengths[clip]), self.contract.window_samples
         if self.is_short(clip):
-            return self._padded(clip, random[0])
+            return self._padded(clip, random[0], scene)
         best, most, redraws = 0, -1.0, -1
         for number in random:
             start = below(number, length - window + 1)
-            share = self._active_share(clip, start)
+            share = self._active_share(clip, start, scene)
             redraws += 1
             if share > most:
                 best, most = start, share
             if share >= self.min_active:
                 break
-        return self._window(clip, best, redraws)
+        return self._window(clip, best, redraws, scene)
 
-    def tile(self, clip: int, tile: int, random: UInt64[np.ndarray, " one"]) -> Crop:
+    def tile(
+        self,
+        clip: int,
+        tile: int,
+        random: UInt64[np.ndarray, " one"],
+        scene: Scene | None = None,
+    ) -> Crop:
         """The `tile`-th window of a clip, side by side from its start."""
         if self.is_short(clip):
-            return self._padded(clip, random[0])
-        return self._window(clip, tile * self.contract.window_samples, 0)
+            return self._padded(clip, random[0], scene)
+        return self._window(clip, tile * self.contract.window_samples, 0, scene)
 
-    def is_silent(self, clip: int, tile: int) -> bool:
+    def is_silent(self, clip: int, tile: int, scene: Scene | None = None) -> bool:
         start = tile * self.contract.window_samples
         return (
             not self.is_short(clip)
-            and self._active_share(clip, start) < self.min_active
+            and self._active_share(clip, start, scene) < self.min_active
         )
 
-    def _padded(self, clip: int, number: np.uint64) -> Crop:
+    def _padded(self, clip: int, number: np.uint64, scene: Scene | None) -> Crop:
         length, hop = int(self.selection.lengths[clip]), self.contract.hop_samples
         room = (self.contract.window_samples - length) // hop
         first = hop * below(number, room + 1)
         item = int(self.selection.items[clip])
-        return Crop(self.number, item, 0, length, (first, first + length))
+        span = (first, first + length)
+        return Crop(self.number, item, 0, length, span, scene=scene, at=-first)
 
-    def _window(self, clip: int, start: int, redraws: int) -> Crop:
+    def _window(self, clip: int, at: int, redraws: int, scene: Scene | None) -> Crop:
         item, window = int(self.selection.items[clip]), self.contract.window_samples
         end = int(self._n_samples[item])
-        start, stop = min(start, end), min(start + window, end)
-        return Crop(self.number, item, start, stop, (0, window), redraws)
+        start = at + (scene.start if scene else 0)
+        return Crop(
+            dataset=self.number,
+            item=item,
+            start=min(start, end),
+            stop=min(start + window, end),
+            span=(0, window),
+            redraws=redraws,
+            scene=scene,
+            at=at,
+        )
 
-    def _active_share(self, clip: int, start: int) -> float:
+    def _active_share(self, clip: int, start: int, scene: Scene | None) -> float:
         """Share of the 50 ms blocks a window touches that hold sound; padding: none."""
+        start += scene.start if scene else 0
         block = block_samples(self.contract.sfreq)
         stop = start + self.contract.window_samples
         first, past = start // block, -(-stop // block)

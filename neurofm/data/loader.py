@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Int
 
 from neurofm.contract import BatchSpec
+from neurofm.data import scenes
 from neurofm.data.crops import Crop
 from neurofm.data.plan import Plan
 from neurofm.errors import NeuroFMError
@@ -53,6 +54,9 @@ def batches(
         valid       bool [b]           False for a filler
         redraws     int32 [b]          silent draws; `device_batches` takes it off
 
+    To simulate scenes `audio/wave` is the whole clip, [b, 1, N], and the batch holds
+    the fields `scene/...` that the task asks for as well.
+
     Args:
       plan: what each row is.
       spec: the task's `batch_spec()`.
@@ -65,10 +69,11 @@ def batches(
       NeuroFMError: the task wants other fields than these.
     """
     fields = set(spec.fields)
-    if fields != _FIELDS:
+    made = _FIELDS | (scenes.FIELDS if plan.scenery else set())
+    if fields != made:
         raise NeuroFMError(
             f"the task asks for batches of {sorted(fields)}, this loader makes "
-            f"{sorted(_FIELDS)}: give it a task on sound"
+            f"{sorted(made)}: give it a task on sound"
         )
     n_steps = _ENDLESS_STEPS
     if plan.n_crops is not None:
@@ -80,18 +85,32 @@ def batches(
         for d in plan.datasets
     ]
 
-    def read(step: int) -> dict[str, np.ndarray]:
-        numbers = step * batch_size + rows
-        crops = [plan.crop(int(number)) for number in numbers]
-        waves = np.zeros((len(rows), n_chans, window), np.float32)
-        sounds = _read(plan, crops)
-        for wave, crop, x in zip(waves, crops, sounds, strict=True):
+    def read_clip(crop: Crop) -> np.ndarray:
+        assert crop.scene is not None
+        dataset = plan.datasets[crop.dataset]
+        end = int(dataset.items["n_samples"][crop.item].as_py())
+        stop = min(crop.scene.start + crop.scene.n_samples, end)
+        x = dataset.read(crop.item, crop.scene.start, stop)
+        return np.multiply(x, gains[crop.dataset][crop.item], out=x)
+
+    def read_windows(crops: list[Crop]) -> dict[str, np.ndarray]:
+        waves = np.zeros((len(crops), n_chans, window), np.float32)
+        for wave, crop, x in zip(waves, crops, _read(plan, crops), strict=True):
             at, n = crop.span[0], crop.stop - crop.start
             gain = gains[crop.dataset][crop.item]
             np.multiply(x, gain, out=wave[:, at : at + n])
+        return {"audio/wave": waves}
+
+    def read(step: int) -> dict[str, np.ndarray]:
+        numbers = step * batch_size + rows
+        crops = [plan.crop(int(number)) for number in numbers]
+        if plan.scenery:
+            sound = scenes.batch_rows(plan.scenery, crops, read_clip, spec)
+        else:
+            sound = read_windows(crops)
         index = rows if plan.n_crops is None else numbers
         return {
-            "audio/wave": waves,
+            **sound,
             "audio/span": np.array([crop.span for crop in crops], np.int32),
             "index": index.astype(np.int32),
             "valid": np.array([crop.valid for crop in crops]),

@@ -14,12 +14,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 
 from neurofm.contract import InputContract
 from neurofm.data.crops import MAX_DRAWS, Clips, Crop
 from neurofm.data.draws import draws, draws_of_rows, permutation, stream_key
 from neurofm.data.records import Dataset
+from neurofm.data.scenes import WORDS, Scenery
 from neurofm.data.select import select
 from neurofm.errors import NeuroFMError
 
@@ -37,6 +38,7 @@ class Plan:
       counts: for each dataset, clips used and left out, by reason.
       n_crops: how many rows there are; None for training, which never ends.
       crop: row number -> Crop. With `n_crops`, rows from there on are fillers.
+      scenery: noises and rooms, where scenes are simulated.
     """
 
     datasets: tuple[Dataset, ...]
@@ -44,10 +46,24 @@ class Plan:
     counts: tuple[dict[str, int], ...]
     n_crops: int | None
     crop: Callable[[int], Crop]
+    scenery: Scenery | None = None
+
+    @property
+    def stores(self) -> list[tuple[Dataset, Int[np.ndarray, " _"], dict[str, int]]]:
+        """All record stores, noises and rooms too: items training shows, counts."""
+        stores = [*zip(self.datasets, self.items, self.counts, strict=True)]
+        if self.scenery:
+            items, counts = self.scenery.items["train"], self.scenery.counts
+            stores += zip(self.scenery.datasets, items, counts, strict=True)
+        return stores
 
 
 def training(
-    datasets: Sequence[Dataset], contract: InputContract, data: Data, seed: int
+    datasets: Sequence[Dataset],
+    contract: InputContract,
+    data: Data,
+    seed: int,
+    scenery: Scenery | None = None,
 ) -> Plan:
     """The endless plan of a training run.
 
@@ -56,6 +72,8 @@ def training(
     shorter than the window is one padded row an epoch. Silent crops are drawn again, up
     to 8 draws in all. With `data.short="released"` every clip is padded or cut to 10 s
     first and silence counts as signal: the released rule, given `data.min_active=0`.
+    With `scenery` every clip has one scene an epoch, which all of its rows share; of a
+    recording longer than a scene it takes any stretch.
 
     Args:
       datasets: record stores, mixed in exact proportion to `data.weights`, equally
@@ -63,12 +81,13 @@ def training(
       contract: `window_samples`, `hop_samples`, `receptive_samples` and the rest.
       data: the data part of the config.
       seed: the run's seed.
+      scenery: noises and rooms, to simulate scenes.
 
     Raises:
       NeuroFMError: datasets the model cannot take, bad weights or hold-out rules, or
         no clip left to train on.
     """
-    clips = _clips(datasets, contract, data, "train")
+    clips = _clips(datasets, contract, data, "train", scenery)
     for each in clips:
         if not len(each.selection.items):
             why = ", ".join(f"{k} {n}" for k, n in each.selection.counts.items() if n)
@@ -88,6 +107,10 @@ def training(
         draws_of_rows(stream_key(each.dataset.hash, seed, "crop"), MAX_DRAWS)
         for each in clips
     ]
+    scene_random = [
+        draws_of_rows(_scene_key(scenery, each.dataset.hash, seed), WORDS)
+        for each in clips
+    ]
 
     # Two epochs of each, as reader threads run ahead over an epoch's end.
     @functools.lru_cache(maxsize=2 * len(clips))
@@ -99,14 +122,21 @@ def training(
         number, nth = mixture(row)
         epoch, within = divmod(nth, totals[number])
         order, ends = epoch_order(number, epoch)
-        clip = int(order[np.searchsorted(ends, within, side="right")])
-        return clips[number].draw(clip, random[number](nth))
+        place = int(np.searchsorted(ends, within, side="right"))
+        clip = int(order[place])
+        occurrence = epoch * len(order) + place
+        scene = clips[number].scene(clip, scene_random[number](occurrence))
+        return clips[number].draw(clip, random[number](nth), scene)
 
-    return _plan(clips, None, crop)
+    return _plan(clips, None, crop, scenery)
 
 
 def held_out(
-    datasets: Sequence[Dataset], contract: InputContract, data: Data, limit: int
+    datasets: Sequence[Dataset],
+    contract: InputContract,
+    data: Data,
+    limit: int,
+    scenery: Scenery | None = None,
 ) -> Plan:
     """At most `limit` fixed crops of the `valid` split, the same whatever the seed.
 
@@ -114,7 +144,7 @@ def held_out(
     those met); the crops are an even random choice of the rest. Without a `valid` split
     `n_crops` is 0. Arguments and errors are those of `training`.
     """
-    clips = _clips(datasets, contract, data, "valid")
+    clips = _clips(datasets, contract, data, "valid", scenery)
     tiles = [
         (each, clip, tile)
         for each in clips
@@ -128,10 +158,13 @@ def held_out(
         if len(crops) == limit:
             break
         each, clip, tile = tiles[number]
-        if each.is_silent(clip, tile):
+        scene_key = _scene_key(scenery, each.dataset.hash, "held out")
+        scene = each.scene(clip, draws(scene_key, clip, WORDS))
+        if each.is_silent(clip, tile, scene):
             silent[each.number] += 1
         else:
-            crops.append(each.tile(clip, tile, draws(key, 1 + int(number), 1)))
+            random = draws(key, 1 + int(number), 1)
+            crops.append(each.tile(clip, tile, random, scene))
     for each, n in zip(clips, silent, strict=True):
         each.selection.counts["silent_tiles"] = n
 
@@ -140,37 +173,47 @@ def held_out(
             return crops[row]
         return crops[-1]._replace(valid=False)  # real sound, so its loss stays finite
 
-    return _plan(clips, len(crops), crop)
+    return _plan(clips, len(crops), crop, scenery)
 
 
 def seen_sha256(plan: Plan) -> list[str]:
-    """sha256 of the source file of every item that a plan can show, sorted."""
+    """sha256 of the source file of every item that a plan of training can show.
+
+    Sorted; those of noises and rooms are among them.
+    """
     return sorted(
         {
             digest
-            for dataset, items in zip(plan.datasets, plan.items, strict=True)
+            for dataset, items, _ in plan.stores
             for digest in dataset.items["sha256"].take(items).to_pylist()
         }
     )
 
 
-def _clips(datasets, contract, data, use) -> list[Clips]:
-    chosen = select(datasets, contract, data, use)
+def _scene_key(scenery: Scenery | None, *parts: object) -> UInt64[np.ndarray, " two"]:
+    hashes = [store.hash for store in scenery.datasets] if scenery else []
+    return stream_key(*hashes, *parts, "scene")
+
+
+def _clips(datasets, contract, data, use, scenery) -> list[Clips]:
+    longest = scenery.clip_samples if scenery else None
+    chosen = select(datasets, contract, data, use, longest)
     return [
-        Clips(number, dataset, selection, contract, data.min_active)
+        Clips(number, dataset, selection, contract, data.min_active, scenery, use)
         for number, (dataset, selection) in enumerate(
             zip(datasets, chosen, strict=True)
         )
     ]
 
 
-def _plan(clips: list[Clips], n_crops: int | None, crop) -> Plan:
+def _plan(clips: list[Clips], n_crops: int | None, crop, scenery) -> Plan:
     return Plan(
         datasets=tuple(each.dataset for each in clips),
         items=tuple(each.selection.items for each in clips),
         counts=tuple(each.selection.counts for each in clips),
         n_crops=n_crops,
         crop=crop,
+        scenery=scenery,
     )
 
 

@@ -28,7 +28,8 @@ class Selection:
 
     Attributes:
       items: their rows in `dataset.items`, ascending.
-      lengths: their samples, counting the padding or cut of `data.short="released"`.
+      lengths: their samples, counting the padding or cut of `data.short="released"`
+        and the cut to the longest clip.
       counts: `used`, of these `padded` and `cut`; then every item that is left out,
         once, under the first reason that applies.
     """
@@ -43,6 +44,7 @@ def select(
     contract: InputContract,
     data: Data,
     use: Literal["train", "valid"],
+    longest: int | None = None,
 ) -> list[Selection]:
     """The recordings that may be used, are long enough and not silent.
 
@@ -52,6 +54,8 @@ def select(
       data: fields `hold_out`, `transductive`, `short` and `min_active`.
       use: `train` takes the splits `train` and none (and `test` if transductive),
         `valid` the held-out split.
+      longest: samples of a clip at most (and after `released`, exactly); None takes
+        recordings whole (10 s).
 
     Raises:
       NeuroFMError: a dataset is not what the model takes, or a bad `hold_out`.
@@ -60,7 +64,7 @@ def select(
         _check_contract(dataset, contract)
     held = _held_out(datasets, data.hold_out)
     return [
-        _select(dataset, contract, data, use, out)
+        _select(dataset, contract, data, use, longest, out)
         for dataset, out in zip(datasets, held, strict=True)
     ]
 
@@ -70,13 +74,14 @@ def _select(
     contract: InputContract,
     data: Data,
     use: Literal["train", "valid"],
+    longest: int | None,
     held: Bool[np.ndarray, " items"],
 ) -> Selection:
     n_samples = dataset.items["n_samples"].to_numpy()
     window = contract.window_samples
-    lengths, clip = n_samples, window
+    lengths, clip = np.minimum(n_samples, longest or n_samples), window
     if data.short == "released":
-        clip = max(round(RELEASED_CLIP_S * contract.sfreq), window)
+        clip = longest or max(round(RELEASED_CLIP_S * contract.sfreq), window)
         lengths = np.full_like(n_samples, clip)
     tokens = (lengths - contract.receptive_samples) // contract.hop_samples + 1
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.models import wavjepa_weights
+from neurofm.models.wavjepa_scenes import Scenes
 from neurofm.nn.blocks import LayerNorm, Transformer
 from neurofm.nn.conv import ConvLayer, ConvStem, hop_and_receptive_field, n_frames
 from neurofm.nn.linear import Linear
@@ -81,6 +82,7 @@ class WavJEPA(Task):
       ema_start, ema_end, ema_anneal: the teacher's decay rises linearly over the first
         `ema_anneal` of the run.
       horizon: steps of the run, filled in from `train.steps`.
+      scenes: binaural, whether training hears recordings or simulated scenes.
       statistics: what crop and stem norms measure, `valid` samples or the whole `unit`,
         padding included (as the released embedding does).
       crop_norm: `instance`, or `none` where the batch holds normalised crops.
@@ -110,6 +112,7 @@ class WavJEPA(Task):
     ema_end: float = 0.99999
     ema_anneal: float = 100_000 / 375_000
     horizon: int | None = None
+    scenes: Scenes = field(default_factory=Scenes)
     statistics: Literal["valid", "unit"] = "valid"
     crop_norm: Literal["instance", "none"] = "instance"
     project_init: float = 0.02
@@ -135,6 +138,8 @@ class WavJEPA(Task):
                 f"task.window_samples is {self.window_samples}, which makes "
                 f"{self.tokens} tokens: give a window of {MIN_TOKENS} tokens or more"
             )
+        if self.scenes.simulated:
+            self.scenes.check(self.sfreq, self.window_samples, self.n_chans)
         if list(self.context_caps) != sorted(set(self.context_caps)) or not (
             self.context_caps and self.context_caps[0] >= 1
         ):
@@ -155,9 +160,13 @@ class WavJEPA(Task):
         return min(self.tokens, self.context_caps[-1])
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
-        """Waveforms in [-1, 1] and the span of each that is recording."""
+        """Waveforms in [-1, 1] and the span of each crop that is recording.
+
+        Training on simulated scenes takes clips of one channel and what their scenes
+        are made of; everything else takes crops of `n_chans` channels.
+        """
         hop, width = hop_and_receptive_field(self.conv_layers)
-        return BatchSpec(
+        of_crops = BatchSpec(
             fields={
                 "audio/wave": Field(
                     shape=(self.n_chans, self.window_samples),
@@ -177,6 +186,9 @@ class WavJEPA(Task):
                 normalisation="clip to -14 dBFS RMS, then each crop to unit deviation",
             ),
         )
+        if want == "train" and self.scenes.simulated:
+            return self.scenes.batch_spec(of_crops)
+        return of_crops
 
     # ---- parts ----------------------------------------------------------------------
 
@@ -241,19 +253,26 @@ class WavJEPA(Task):
     # ---- one training step ----------------------------------------------------------
 
     def draw(self, batch: Batch, key: jax.Array, step: Array, train: bool) -> Tree:
-        """Context and target masks, a key an example; masks stay in evaluation."""
-        del step, train
+        """Context and target masks, a key an example; masks stay in evaluation.
+
+        Simulated scenes have draws of their own (`Scenes.draw`).
+        """
+        del step
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
-        first, count = self._valid_tokens(batch["audio/span"])
+        span = batch["audio/span"] // self.scenes.per_sample(self.sfreq)
+        first, count = self._valid_tokens(span)
         masks = draw_masks(
             self.masker, keys, first, count, self.tokens, self.context_cap
         )
         expand = partial(over_channels, n_chans=self.n_chans, form=self.channel_mask)
-        return {
+        draws = {
             "context": expand(masks.context),
             "target": expand(masks.target),
             "altered": masks.altered,
         }
+        if self.scenes.simulated:
+            draws |= self.scenes.draw(batch, key, train)
+        return draws
 
     def loss(
         self, variables: Tree, batch: Batch, draws: Tree, step: Array, train: bool
@@ -261,8 +280,12 @@ class WavJEPA(Task):
         """Mean squared error over target tokens; overlapping groups count twice."""
         del step
         params = variables["params"]
-        tokens = self.embed_tokens(params, batch["audio/wave"], batch["audio/span"])
-        valid = self._valid_mask(batch["audio/span"])
+        wave = batch["audio/wave"]
+        if self.scenes.simulated:
+            wave = self.scenes.crops(batch, draws, self.sfreq, self.window_samples)
+        span = batch["audio/span"] // self.scenes.per_sample(self.sfreq)
+        tokens = self.embed_tokens(params, wave, span)
+        valid = self._valid_mask(span)
         teacher_view = jax.lax.stop_gradient(tokens)
         targets, latents = self.targets(variables["slow"], teacher_view, valid)
         counted = draws["target"] & batch["valid"][:, None, None]
@@ -505,6 +528,7 @@ class WavJEPA(Task):
         """Multiply-adds times two of one training step at the mean mask sizes.
 
         The backward pass counts as twice the forward one; the teacher has none.
+        The making of simulated scenes is left out.
         """
 
         def stack(tokens, keys, width, depth):

@@ -8,7 +8,7 @@ before they are used and scatters their gradients (ZeRO-3).
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -123,6 +123,21 @@ def constrain(x: Shaped[Array, "..."], *axes: str | None) -> Shaped[Array, "..."
         raise ValueError(f"{len(axes)} axis names {axes} for shape {x.shape}")
     spec, _ = _spec(axes, x.shape, mesh.shape, COMPUTE)
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def on_own_rows(f: Callable[..., Any], *arrays: Any) -> Any:
+    """`f(*arrays)` with each device working on the rows of the batch that it holds.
+
+    For what treats rows alone and XLA does not split by itself: it gathers a whole
+    batch before a Fourier transform. Without an enclosing `jax.set_mesh(mesh)`, or
+    where the rows do not divide, `f` is called as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = math.prod(mesh.shape.get(name, 1) for name in BATCH_AXES)
+    if mesh.empty or any(x.shape[0] % parts for x in jax.tree.leaves(arrays)):
+        return f(*arrays)
+    rows = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(f, in_specs=rows, out_specs=rows)(*arrays)
 
 
 def _name(path: Any) -> str:

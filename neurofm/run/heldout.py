@@ -9,6 +9,7 @@ from neurofm.config import Data, Eval
 from neurofm.data import plan
 from neurofm.data.loader import Delivery
 from neurofm.data.records import Dataset
+from neurofm.data.scenes import Scenery
 from neurofm.step import State, eval_step
 from neurofm.task import Task
 
@@ -24,9 +25,10 @@ class HeldOut:
         datasets: Sequence[Dataset],
         data: Data,
         deliveries: Callable[[plan.Plan, int], Iterator[Delivery]],
+        scenery: Scenery | None = None,
     ):
         contract = task.batch_spec("train").contract
-        self.plan = plan.held_out(datasets, contract, data, settings.crops)
+        self.plan = plan.held_out(datasets, contract, data, settings.crops, scenery)
         self._deliveries = deliveries
         self._measure = jax.jit(eval_step(task, seed))
         self._summarise = jax.jit(task.summary)

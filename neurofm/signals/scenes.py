@@ -34,7 +34,7 @@ class SceneDraws(NamedTuple):
 def draw_scene(
     key: jax.Array,
     n_noise: Int[Array, ""] | int,
-    n_samples: int,
+    n_samples: Int[Array, ""] | int,
     snr_range: tuple[float, float] = (5.0, 40.0),
 ) -> SceneDraws:
     """Draw the SNR, and where a noise of `n_noise` samples lies in the clip.
@@ -43,7 +43,7 @@ def draw_scene(
     it still fits, both extremes included; a longer one is cut from its start.
     """
     snr_key, offset_key = jax.random.split(key)
-    slack = jnp.maximum(n_samples - jnp.asarray(n_noise), 0)
+    slack = jnp.maximum(jnp.asarray(n_samples) - jnp.asarray(n_noise), 0)
     return SceneDraws(
         snr_db=jax.random.uniform(
             snr_key, minval=jnp.float32(snr_range[0]), maxval=jnp.float32(snr_range[1])
@@ -59,24 +59,40 @@ def scene(
     rirs: Float[Array, "B K E R"],
     draws: SceneDraws,
     sfreq: float,
+    n_clip: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B E N"]:
     """Make a binaural scene of each item: a clip from one place, a noise from others.
 
     Args:
       clip: the source, one channel.
-      noise: one channel, of which the first `n_noise` samples are noise.
+      noise: one channel, of which the first `n_noise` samples are noise; of a noise
+        longer than the clip its first N samples are enough.
       n_noise: length of each noise in samples.
       rirs: impulse responses to each ear; the first belongs to the source. Positions
         that an item does not use are zeros.
       draws: SNR and noise offset of each item.
       sfreq: sampling rate of everything in Hz (32 kHz in the released recipe).
+      n_clip: length of each clip, N where it is None. The scene is as long as its clip,
+        and zeros follow it.
     """
-    placed = place_noise(noise, n_noise, draws.offset, clip.shape[-1], sfreq)
-    return mix(
-        heard(clip, rirs[:, 0]),
-        heard_from_all(placed, rirs[:, 1:]),
-        draws.snr_db[:, None],
-    )
+    n = clip.shape[-1]
+    if n_clip is None:
+        n_clip = jnp.full(clip.shape[:1], n)
+    placed = place_noise(noise, n_noise, draws.offset, n, sfreq, n_clip)
+    inside = (jnp.arange(n) < n_clip[:, None])[:, None]  # [B, 1, N]
+    source = jnp.where(inside, heard(clip, rirs[:, 0]), 0)
+    unwanted = jnp.where(inside, heard_from_all(placed, rirs[:, 1:]), 0)
+    return mix(source, unwanted, draws.snr_db[:, None])
+
+
+def cut(
+    x: Float[Array, "B E N"], start: Int[Array, " B"], n_samples: int
+) -> Float[Array, "B E U"]:
+    """`n_samples` of each clip from `start` on, at all ears; outside a clip: zeros."""
+    at = start[:, None, None] + jnp.arange(n_samples)  # [B, 1, U]
+    inside = (at >= 0) & (at < x.shape[-1])
+    taken = jnp.take_along_axis(x, jnp.clip(at, 0, x.shape[-1] - 1), axis=-1)
+    return jnp.where(inside, taken, 0)
 
 
 def place_noise(
@@ -85,16 +101,19 @@ def place_noise(
     offset: Int[Array, " B"],
     n_samples: int,
     sfreq: float,
+    n_clip: Int[Array, " B"] | int | None = None,
 ) -> Float[Array, "B N"]:
     """Lay noises into buffers of `n_samples`, with linear fades of 0.2 s.
 
     The gain of a fade is linspace(0, 1, n), both ends included. A noise no longer than
-    the clip fades in and out; a longer one is cut to the clip and only fades out.
+    the clip fades in and out; a longer one is cut to the clip and only fades out. A
+    clip has `n_clip` samples, as many as the buffer where that is None.
     """
     n_fade = round(FADE_S * sfreq)
-    longer = n_noise > n_samples
+    n_clip = n_samples if n_clip is None else n_clip
+    longer = n_noise > n_clip
     at = jnp.arange(n_samples) - offset[:, None]  # sample of the noise, [B, N]
-    end = jnp.where(longer, n_samples - offset, n_noise)[:, None]
+    end = jnp.where(longer, n_clip - offset, n_noise)[:, None]
     slope = 1 / max(n_fade - 1, 1)
     fade_in = jnp.where(longer[:, None], 1, jnp.clip(at * slope, 0, 1))
     gain = fade_in * jnp.clip((end - 1 - at) * slope, 0, 1)
