@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch_archives
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -332,20 +333,64 @@ def test_other_kinds_of_files_are_refused_with_what_to_do(archive, tmp_path):
         read_tensors(tmp_path / "none.ckpt")
 
 
-def test_what_torch_itself_writes_is_read(tmp_path):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    x = torch.arange(24.0).reshape(2, 3, 4)
-    state = {
-        "plain": x,
-        "view": x.transpose(0, 2)[1:, ::2],
-        "half": x.half(),
-        "brain": x.bfloat16(),
-        "parameter": torch.nn.Parameter(x),
-    }
-    torch.save({"state_dict": state, "hyper": Settings()}, tmp_path / "x.ckpt")
-    read = read_tensors(tmp_path / "x.ckpt")
-    assert sorted(read) == sorted(state)
-    for name, tensor in state.items():
-        np.testing.assert_array_equal(
-            read[name].astype(np.float32), tensor.detach().float().numpy()
-        )
+@pytest.fixture(params=["kept", "written now"])
+def torch_wrote(request, tmp_path) -> Path:
+    """A folder of archives that torch wrote: the kept ones, or new ones."""
+    if request.param == "kept":
+        return torch_archives.FOLDER
+    for name in ("torch", "omegaconf"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    torch_archives.write(tmp_path)
+    return tmp_path
+
+
+def test_types_and_layouts_that_torch_wrote_are_read(torch_wrote, caplog):
+    x = np.arange(24.0, dtype=np.float32).reshape(2, 3, 4)
+    whole = ("tied", "parameter", "parameter_with_state", "tagged")
+    expected = {
+        **{name: x.astype(name) for name in (
+            *("float64", "float32", "float16"),
+            *("int64", "int32", "int16", "int8"),
+            *("uint64", "uint32", "uint16", "uint8"),
+        )},
+        **dict.fromkeys(("bfloat16", *whole), x),
+        "bool": x > 5,
+        "scalar": np.float32(7),
+        "empty": np.zeros((0, 3), np.float32),
+        "transposed": x.transpose(2, 1, 0),
+        "sliced": x[1:, ::2, 1:],
+        "part": x[1],
+    }  # fmt: skip
+    read = read_tensors(torch_wrote / "kinds.pt")
+    assert sorted(read) == sorted(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(read[name], value)
+        assert read[name].dtype == value.dtype
+        assert read[name].shape == value.shape
+    assert not caplog.text
+
+
+def test_a_lightning_checkpoint_that_torch_wrote_is_read(torch_wrote, caplog):
+    weight = np.arange(15.0, dtype=np.float32).reshape(5, 3)
+    three = np.arange(3.0, dtype=np.float32)
+    read = read_tensors(torch_wrote / "lightning.ckpt")
+    for name in ("embed.weight", "head.weight"):  # tied
+        np.testing.assert_array_equal(read.pop(name), weight)
+    for i, name in enumerate(("weight", "bias", "running_var")):
+        np.testing.assert_array_equal(read.pop(f"norm.{name}"), 1 + i + three)
+    assert read.pop("norm.running_mean").shape == (3,)
+    assert read.pop("norm.num_batches_tracked") == 1
+    assert not read
+    assert not caplog.text
+
+
+def test_a_view_that_repeats_its_storage_is_refused_with_what_to_do(torch_wrote):
+    # Three bytes could ask for more memory than there is.
+    with pytest.raises(NeuroFMError, match=r"save its \.contiguous"):
+        read_tensors(torch_wrote / "expanded.pt")
+
+
+def test_the_form_of_torch_before_1_6_is_refused_with_what_to_do(torch_wrote):
+    with pytest.raises(NeuroFMError, match="which is not read because") as error:
+        read_tensors(torch_wrote / "old.pt")
+    assert "\n" not in str(error.value)

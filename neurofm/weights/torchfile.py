@@ -32,6 +32,9 @@ _NUMPY_DTYPES = {
     "int16": np.dtype("<i2"),
     "int8": np.dtype("i1"),
     "uint8": np.dtype("u1"),
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+    "uint64": np.dtype("<u8"),
     "bool": np.dtype("?"),
 }
 _STORAGES = {
@@ -138,7 +141,8 @@ def _array(what: str, tensor: _Tensor, raw: bytes) -> np.ndarray:
     if min(*shape, *strides, offset, 0) < 0 or size > held or (size and past > held):
         raise NeuroFMError(
             f"{what}, {shape} with strides {strides} from {offset}, does not fit its "
-            f"storage of {held} numbers: the file is damaged; fetch it again"
+            f"storage of {held} numbers: the file is damaged, fetch it again, or the "
+            "tensor repeats what is stored, save its .contiguous()"
         )
     flat = np.frombuffer(raw, dtype, count=held)[offset:]
     view = np.lib.stride_tricks.as_strided(
@@ -222,12 +226,23 @@ class _RebuildParameter(_Inert):
         return tensor
 
 
+class _RebuildFromType(_Inert):
+    """torch._tensor._rebuild_from_type_v2: a tensor that was given attributes."""
+
+    __slots__ = ()
+
+    def __call__(self, rebuild: Any, kind: Any, args: Any, state: Any = None) -> Any:
+        known = isinstance(rebuild, _RebuildTensor | _RebuildParameter)
+        return rebuild(*args) if known else _Inert()
+
+
 _KNOWN = {
     ("collections", "OrderedDict"): _Dict,
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_tensor_v3"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("torch._utils", "_rebuild_parameter_with_state"): _RebuildParameter(),
+    ("torch._tensor", "_rebuild_from_type_v2"): _RebuildFromType(),
     **{("torch", name): dtype for name, dtype in _STORAGES.items()},
     **{("torch.storage", name): dtype for name, dtype in _STORAGES.items()},
     **{("torch", dtype): dtype for dtype in _NUMPY_DTYPES},
