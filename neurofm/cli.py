@@ -55,11 +55,13 @@ def cli() -> None:
     """Train, fine-tune and use foundation models of brain and sound signals."""
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+def command(
+    name: str, group: click.Group = cli
+) -> Callable[[Callable[..., Any]], click.Command]:
     """Register a command with `--json` and `--debug`, and map what it raises."""
 
     def register(function: Callable[..., Any]) -> click.Command:
-        @cli.command(name, help=function.__doc__)
+        @group.command(name, help=function.__doc__)
         @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
         @click.option("--debug", is_flag=True, help="Show tracebacks.")
         @functools.wraps(function)
@@ -418,3 +420,8 @@ def quickstart_command(
     result = {"status": done.status, "workdir": str(workdir), **done.scores}
     shown = score_rows(done.scores) if done.scores else ""
     return result, f"{shown}\n{done.sentence}".lstrip(), code
+
+
+# ---- many machines -------------------------------------------------------------------
+
+import neurofm.launch.commands  # noqa: E402, F401  registers itself

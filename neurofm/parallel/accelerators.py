@@ -250,6 +250,26 @@ class Accelerator:
         return self.topology_name
 
 
+def markdown() -> str:
+    """The table of types as a page shows it."""
+    rows = [
+        "| type | Cloud name | chips a host | HBM a chip | bfloat16 peak a chip | "
+        "largest slice | software version | GKE node label |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS.values():
+        largest = Accelerator(kind.name, kind.topologies[max(kind.topologies)])
+        flat = len(largest.topology) == 2
+        rows.append(
+            f"| {kind.name} | `{kind.cloud_prefix}-N`, N {kind.counts} | "
+            f"{'1, 4 or 8' if flat else 4} | {kind.hbm_gib:g} GiB | "
+            f"{kind.bf16_flops / 1e12:g} TFLOP/s | {largest.topology_text} "
+            f"({largest.chips} chips) | {f'`{kind.runtime}`' if kind.runtime else '-'} "
+            f"| `{kind.gke_accelerator}` |"
+        )
+    return "\n".join(rows)
+
+
 def accelerator(name: str) -> Accelerator:
     """The slice that `v5e:4x4` or the Cloud's `v5litepod-16` names.
 

@@ -1,0 +1,1 @@
+"""Start a command on several processes, here or on TPU slices, and keep it running."""
