@@ -70,10 +70,9 @@ class Clips:
     scenery: Scenery | None
     use: Use
 
-    def scene(self, clip: int, random: UInt64[np.ndarray, " words"]) -> Scene | None:
-        """The scene that `scenes.WORDS` numbers make of a clip."""
-        if self.scenery is None:
-            return None
+    def scene(self, clip: int, random: UInt64[np.ndarray, " words"]) -> Scene:
+        """The scene that `scenes.WORDS` numbers make of a clip, given `scenery`."""
+        assert self.scenery is not None
         n_recorded = int(self._n_samples[self.selection.items[clip]])
         n_samples = int(self.selection.lengths[clip])
         return self.scenery.scene(self.use, n_recorded, n_samples, random)

@@ -124,8 +124,10 @@ def training(
         order, ends = epoch_order(number, epoch)
         place = int(np.searchsorted(ends, within, side="right"))
         clip = int(order[place])
-        occurrence = epoch * len(order) + place
-        scene = clips[number].scene(clip, scene_random[number](occurrence))
+        scene = None
+        if scenery:
+            occurrence = epoch * len(order) + place
+            scene = clips[number].scene(clip, scene_random[number](occurrence))
         return clips[number].draw(clip, random[number](nth), scene)
 
     return _plan(clips, None, crop, scenery)
@@ -158,8 +160,10 @@ def held_out(
         if len(crops) == limit:
             break
         each, clip, tile = tiles[number]
-        scene_key = _scene_key(scenery, each.dataset.hash, "held out")
-        scene = each.scene(clip, draws(scene_key, clip, WORDS))
+        scene = None
+        if scenery:
+            scene_key = _scene_key(scenery, each.dataset.hash, "held out")
+            scene = each.scene(clip, draws(scene_key, clip, WORDS))
         if each.is_silent(clip, tile, scene):
             silent[each.number] += 1
         else:
