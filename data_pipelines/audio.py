@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from data_pipelines import labels as labelling
 from data_pipelines import soundfiles
 from data_pipelines.audio_shards import ShardJob, write_shard
+from data_pipelines.beam import Runner, run_on_beam
 from data_pipelines.label_columns import Note
 from data_pipelines.pool import n_cores, run_in_processes
 from data_pipelines.soundfiles import Channels, Unreadable, read
@@ -66,6 +67,8 @@ def prepare(
     subdirs: str | None = None,
     licence: str = "",
     workers: int | None = None,
+    runner: Runner | None = None,
+    beam_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Turn all sound files below a folder into a dataset, one item a file.
@@ -83,6 +86,9 @@ def prepare(
       licence: terms of the recordings, kept with the dataset.
       workers: processes; None takes as many as are worth their start. Scripts that
         allow more than one need the usual `if __name__ == "__main__":`.
+      runner: work on Apache Beam instead of a pool of processes, with the same result:
+        `direct` here, `dataflow` on the workers of `beam_options`.
+      beam_options: see `beam.run_on_beam`.
       progress: called with files done, files in all and seconds of sound done.
 
     Raises:
@@ -140,12 +146,17 @@ def prepare(
     waiting = [job for job in jobs if not job.told.is_file()]
     expected = _estimate_seconds(waiting)
     _refuse_full_disk(out, partial, expected, info)
-    if workers is None:
-        # A process takes about as long to start as half an hour of sound to prepare.
-        workers = min(n_cores(), 1 + int(expected / 1800))
     n_done = len(files) - sum(len(job.files) for job in waiting)
     seconds = 0.0
-    for job, length in run_in_processes(write_shard, waiting, workers):
+    if runner is not None:
+        run_on_beam(write_shard, waiting, workers, runner, beam_options or {})
+        done = ()
+    else:
+        if workers is None:
+            # A process takes as long to start as half an hour of sound to prepare.
+            workers = min(n_cores(), 1 + int(expected / 1800))
+        done = run_in_processes(write_shard, waiting, workers)
+    for job, length in done:
         n_done += len(job.files)
         seconds += length
         if progress:

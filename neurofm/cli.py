@@ -189,10 +189,33 @@ def check_command(path: Path):
     return findings.to_json(), page.getvalue().rstrip()
 
 
+ONLY = {
+    "audio": ("channels", "labels", "pattern", "subdirs", "workers", "runner", "beam"),
+    "tfds": ("corpus", "audio", "source_sfreq"),
+}
+
+
+def _of_another_kind(kind: str) -> set[str]:
+    """Options of `prepare` that `kind` does not take; one that is given is refused."""
+    context = click.get_current_context()
+    theirs = {name for other in ONLY if other != kind for name in ONLY[other]}
+    for name in sorted(theirs):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = "--" + name.replace("_", "-")
+            raise NeuroFMError(f"prepare {kind} has no option {option}: leave it out")
+    return theirs
+
+
+def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
+    if wrong := [option for option in given if "=" not in option]:
+        raise NeuroFMError(f"--beam {wrong[0]} is no option: write it as NAME=VALUE")
+    return dict(option.split("=", 1) for option in given)
+
+
 @command("prepare")
-@click.argument("kind", type=click.Choice(["audio"]))
-@click.argument("src", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.argument("kind", type=click.Choice(["audio", "tfds"]))
+@click.argument("src", type=LOCAL)
+@click.option("--out", type=LOCAL, required=True)
 @click.option("--sfreq", type=float, default=16_000, show_default=True)
 @click.option(
     "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
@@ -202,11 +225,28 @@ def check_command(path: Path):
 @click.option("--subdirs", help="Names for the sub-folders, as columns.")
 @click.option("--licence", default="", help="Terms of the recordings.")
 @click.option("--workers", type=int, help="Processes; default as many as help.")
-def prepare_command(kind: str, **arguments: Any):
-    """Turn recordings into record shards; interrupted, it goes on."""
-    from data_pipelines.audio import prepare
+@click.option(
+    "--runner", type=click.Choice(["direct", "dataflow"]), help="On Apache Beam."
+)
+@click.option("--beam", multiple=True, metavar="NAME=VALUE", help="Option of Beam.")
+@click.option("--corpus", help="tfds: SRC is librispeech, speech_commands or esc50.")
+@click.option("--audio", default="audio", help="tfds: the feature that is the sound.")
+@click.option("--source-sfreq", type=float, help="tfds: its rate, if not told.")
+def prepare_command(kind: str, beam: tuple[str, ...], **arguments: Any):
+    """Turn recordings into record shards.
 
-    del kind
+    KIND audio takes a folder of sound files and, interrupted, goes on; tfds takes a
+    version of a dataset that TensorFlow Datasets prepared as array_record, or with
+    --corpus the original files.
+    """
+    theirs = _of_another_kind(kind)
+    arguments = {k: v for k, v in arguments.items() if k not in theirs}
+    if kind == "tfds":
+        from data_pipelines.tfds_records import prepare
+    else:
+        from data_pipelines.audio import prepare
+
+        arguments["beam_options"] = _beam_options(beam)
     src = arguments.pop("src")
     summary = prepare(src, progress=counter("prepared"), **arguments)
     shown = {

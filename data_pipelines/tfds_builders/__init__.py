@@ -1,0 +1,1 @@
+"""Datasets for TensorFlow Datasets, written as array_record without TensorFlow."""
