@@ -144,6 +144,10 @@ def _simulate(devices: int) -> None:
             f"{devices} devices cannot be simulated once jax is at work: start a new "
             "process and ask first"
         ) from error
+    # A collective holds a thread of XLA's pool until all of its devices are there. On
+    # few cores the pool has one a device, and two collectives that do not depend on
+    # each other can then wait for ever; NPROC is what XLA takes for the cores.
+    os.environ.setdefault("NPROC", str(4 * devices))
     jax.config.update("jax_platforms", "cpu")
 
 
