@@ -114,9 +114,15 @@ class Mesh:
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    """Where parameters come from: `path` names a MODEL, empty is from scratch."""
+    """Where parameters come from.
+
+    Attributes:
+      path: a MODEL whose variables are taken; empty is from scratch.
+      frozen: a MODEL for each frozen name of the task; `init.frozen.tokenizer=MODEL`.
+    """
 
     path: str = ""
+    frozen: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +171,7 @@ PLACEMENT = (
     "data.noise",
     "data.rooms",
     "data.workers",
+    "init.frozen",  # a checkpoint knows them by their hash
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
@@ -259,6 +266,9 @@ def _replaced(node: Any, settings: list[Setting]) -> Any:
                 f"there is no setting {key!r}: {registry.suggest(wrong, known)}"
             )
         child = new.get(name, getattr(node, name))
+        if len(rest) == 1 and isinstance(child, dict):
+            new[name] = {**child, rest[0]: value}
+            continue
         if rest:
             if not dataclasses.is_dataclass(child):
                 raise NeuroFMError(f"{key!r} goes too deep: {name} holds a plain value")
@@ -320,9 +330,14 @@ def to_json(exp: Any) -> dict[str, Any]:
     if isinstance(getattr(type(exp), "name", None), str):
         out["name"] = type(exp).name
     for f in dataclasses.fields(exp):
-        value = getattr(exp, f.name)
-        out[f.name] = to_json(value) if dataclasses.is_dataclass(value) else value
+        out[f.name] = _plain(getattr(exp, f.name))
     return json.loads(json.dumps(out))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def from_json(obj: Any) -> Experiment:
@@ -351,6 +366,9 @@ def _build(hint: Any, obj: Any, key: str) -> Any:
         cls = by_kind[kind]
     else:
         cls = hint
+        known = getattr(cls, "name", None)  # of a task of one certain kind
+        if isinstance(known, str) and (name := obj.pop("name", known)) != known:
+            raise NeuroFMError(f"{where}.name is {name!r}: {known} is needed")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     if unknown := [k for k in obj if k not in names]:
@@ -411,7 +429,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any,
 def _flat(obj: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in obj.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             out |= _flat(value, f"{prefix}{key}.")
         else:
             out[f"{prefix}{key}"] = value

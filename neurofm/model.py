@@ -45,7 +45,8 @@ class Model:
 
     Attributes:
       task: the system and its sizes.
-      variables: `{params, slow, buffers}` as numpy arrays.
+      variables: `{params, slow, buffers}` as numpy arrays, and `frozen` where the task
+        leans on other models.
       meta: where it comes from: source, step, config, pretrained_on, as far as known.
     """
 
@@ -290,12 +291,47 @@ def _load_checkpoint(path: Path) -> Model:
             f"the checkpoint {path} does not name its task ({error}): "
             "it was not written by `neurofm pretrain`"
         ) from error
+    if task.leans_on:
+        variables["frozen"] = _frozen_again(path, task, meta.get("frozen", {}))
     known = {"source": str(path), "pretrained_on": meta.get("datasets")}
     if path.name.isdecimal():
         known["step"] = int(path.name)
     model = Model(task, variables, {**known, **meta})
     check_arrays(path, model)
     return model
+
+
+def load_frozen(name: str, path: str | os.PathLike) -> tuple[Model, Tree, str]:
+    """A model that another leans on as `name`: it, its variables in use, their hash.
+
+    Raises:
+      NeuroFMError: there is no model at `path`, or a damaged one.
+    """
+    try:
+        model = load(path)
+    except NeuroFMError as error:
+        raise NeuroFMError(f"init.frozen.{name}: {error}") from error
+    variables = model.task.inference(model.variables)
+    return model, variables, leaves.params_sha256(variables)
+
+
+def _frozen_again(path: Path, task: Task, known: dict[str, Any]) -> Tree:
+    """The models that a checkpoint names, the very ones it was trained with."""
+    frozen = {}
+    for name in task.leans_on:
+        if name not in known:
+            raise NeuroFMError(
+                f"the checkpoint {path} does not name its frozen model {name!r}: it "
+                "was not written by `neurofm pretrain`"
+            )
+        where = known[name]["path"]
+        _, frozen[name], digest = load_frozen(name, where)
+        if digest != known[name]["sha256"]:
+            raise NeuroFMError(
+                f"{where} is not the {name} that {path} was trained with (its sha256 "
+                "differs): put that model back there"
+            )
+    return frozen
 
 
 def check_arrays(path: str | os.PathLike, model: Model) -> None:
@@ -305,9 +341,7 @@ def check_arrays(path: str | os.PathLike, model: Model) -> None:
       NeuroFMError: they are not, and where the first difference lies.
     """
     task = model.task
-    batch = abstract_batch(task, 1)
-    init = functools.partial(task.init, frozen={})
-    whole = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    whole = abstract_variables(task)
     needed = _shapes(task.inference(whole))
     known, held = _shapes(whole), _shapes(model.variables)
     wrong = sorted(n for n in held if known.get(n) != held[n])
@@ -323,6 +357,23 @@ def check_arrays(path: str | os.PathLike, model: Model) -> None:
             f"{known.get(name, 'no such array')} ({len(wrong)} such arrays): import or "
             "export the model again"
         )
+
+
+def abstract_variables(task: Task) -> Tree:
+    """Shapes and dtypes of a task's fresh variables, `frozen` included if it leans."""
+    frozen = abstract_frozen(task)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    whole = jax.eval_shape(task.init, key, abstract_batch(task, 1), frozen)
+    return {**whole, "frozen": frozen} if frozen else whole
+
+
+def abstract_frozen(task: Task) -> Tree:
+    """Shapes and dtypes of the models in use that a task leans on, by name."""
+    parts: dict[str, Task] = {name: getattr(task, name) for name in task.leans_on}
+    return {
+        name: jax.eval_shape(part.inference, abstract_variables(part))
+        for name, part in parts.items()
+    }
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

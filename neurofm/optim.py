@@ -1,12 +1,33 @@
-"""AdamW with warm-up, cosine decay and global-norm clipping."""
+"""AdamW with warm-up, cosine decay and norm clipping, by groups of parameters."""
 
+import math
+import re
 from dataclasses import dataclass
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
 from neurofm.errors import NeuroFMError
+
+REST = "rest"  # the group of what no rule matches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters with settings of their own, and an optimizer state of their own.
+
+    Attributes:
+      path: regex looked for in a parameter's path (`encoder/lstm/input_0`).
+      lr_scale: its rate over that of the rest.
+      weight_decay: its decay; None is that of the rest.
+    """
+
+    path: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +39,13 @@ class Optim:
       betas, eps: Adam's moments.
       weight_decay: decay of every trained tensor.
       clip_norm: global gradient norm above which gradients are scaled down; 0 is off.
-      warmup: share of the run over which the rate rises linearly from 0; it then falls
-        as half a cosine to 0 at the end of the run.
+      warmup: share of the run over which the rate rises; it then falls as half a cosine
+        to `floor` of the peak at the end of the run.
+      warmup_form: `linear` from 0, or `log` from a tenth of the peak (BrainOmni).
+      floor: share of the peak at the end.
+      groups: the first whose path is found in a parameter's takes it.
+      first_step: `scheduled`, or `released`: there every group but the first took its
+        first step at the peak rate (BrainOmni).
     """
 
     lr: float = 4e-4
@@ -28,30 +54,96 @@ class Optim:
     weight_decay: float = 0.04
     clip_norm: float = 5.0
     warmup: float = 100_000 / 375_000
+    warmup_form: Literal["linear", "log"] = "linear"
+    floor: float = 0.0
+    groups: tuple[Group, ...] = ()
+    first_step: Literal["scheduled", "released"] = "scheduled"
 
     def __post_init__(self):
         if not 0 <= self.warmup <= 1:
             raise NeuroFMError(
                 f"optim.warmup is {self.warmup}: give the share of the run, 0 to 1"
             )
+        if not 0 <= self.floor <= 1:
+            raise NeuroFMError(
+                f"optim.floor is {self.floor}: give the share of the peak, 0 to 1"
+            )
+        for group in self.groups:
+            try:
+                re.compile(group.path)
+            except re.error as error:
+                raise NeuroFMError(
+                    f"optim.groups has the path {group.path!r}, which is no regular "
+                    f"expression ({error})"
+                ) from error
 
     def learning_rate(self, step: Int[Array, ""], total_steps: int) -> Float[Array, ""]:
-        """Rate used at step `step` (0 at the first step of a warm-up)."""
+        """Rate used at step `step` (of a linear warm-up 0 at the first step)."""
         warm = round(self.warmup * total_steps)
-        rising = step / max(warm, 1)
-        done = (step - warm) / max(total_steps - warm, 1)
+        rising, ahead = step / max(warm, 1), 0
+        if self.warmup_form == "log":
+            warm = warm if warm > 1 else 0
+            rising = 0.1 + 0.9 * jnp.log(step + 1.0) / math.log(max(warm, 2))
+            ahead = 1  # its warm-up ends at the peak, so the fall begins a step below
+        done = (step - warm + ahead) / max(total_steps - warm, 1)
         falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
+        falling = self.floor + (1 - self.floor) * falling
         return self.lr * jnp.where(step < warm, rising, falling)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """The optax chain for a run of `total_steps`; gradients come clipped."""
+        if not self.groups:
+            return self._adamw(total_steps, 1.0, self.weight_decay, late=False)
+        parts = {REST: self._adamw(total_steps, 1.0, self.weight_decay, late=False)}
+        for i, group in enumerate(self.groups):
+            decay = group.weight_decay
+            parts[f"group_{i}"] = self._adamw(
+                total_steps,
+                group.lr_scale,
+                self.weight_decay if decay is None else decay,
+                late=self.first_step == "released",
+            )
+        return optax.partition(parts, self.labels)
+
+    def _adamw(
+        self, total_steps: int, scale: float, decay: float, late: bool
+    ) -> optax.GradientTransformation:
+        def rate(step):
+            rate = self.learning_rate(jnp.asarray(step), total_steps)
+            rate = jnp.where(step == 0, self.lr, rate) if late else rate
+            return rate if scale == 1.0 else scale * rate
+
         return optax.adamw(
-            lambda step: self.learning_rate(jnp.asarray(step), total_steps),
+            rate,
             b1=self.betas[0],
             b2=self.betas[1],
             eps=self.eps,
-            weight_decay=self.weight_decay,
+            weight_decay=decay,
         )
+
+    def labels(self, params: Any) -> Any:
+        """The group of every parameter.
+
+        Raises:
+          NeuroFMError: a group without any.
+        """
+
+        def label(path, _):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            for i, group in enumerate(self.groups):
+                if re.search(group.path, name):
+                    return f"group_{i}"
+            return REST
+
+        labels = jax.tree_util.tree_map_with_path(label, params)
+        used = set(jax.tree.leaves(labels))
+        for i, group in enumerate(self.groups):
+            if f"group_{i}" not in used:
+                raise NeuroFMError(
+                    f"optim.groups has the path {group.path!r}, which no parameter is "
+                    "left for: take the group out, or mend its path"
+                )
+        return labels
 
     def clip_factor(self, norm: Float[Array, ""]) -> Float[Array, ""]:
         """What gradients of global norm `norm` are multiplied by."""

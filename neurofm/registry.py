@@ -8,7 +8,11 @@ from importlib.metadata import entry_points
 from neurofm.errors import NeuroFMError
 from neurofm.task import Task
 
-BUILT_IN = {"wavjepa": "neurofm.models.wavjepa:WavJEPA"}
+BUILT_IN = {
+    "brainomni": "neurofm.models.brainomni:BrainOmni",
+    "braintokenizer": "neurofm.models.braintokenizer:BrainTokenizer",
+    "wavjepa": "neurofm.models.wavjepa:WavJEPA",
+}
 
 
 def names() -> list[str]:

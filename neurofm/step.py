@@ -31,17 +31,22 @@ def new_state(
 
 
 def abstract_state(
-    task: Task, optim: Optim, total_steps: int, batch: Any, mesh: Mesh | AbstractMesh
+    task: Task,
+    optim: Optim,
+    total_steps: int,
+    batch: Any,
+    mesh: Mesh | AbstractMesh,
+    frozen: Tree,
 ) -> tuple[State, list[str]]:
     """Shapes, dtypes and places of a run's state, and what did not divide, a line each.
 
-    `batch` may hold arrays or `jax.ShapeDtypeStruct`; nothing is computed.
+    `batch` and `frozen` may hold arrays or `jax.ShapeDtypeStruct`; nothing is computed.
     """
 
-    def fresh(batch) -> State:
-        return new_state(task, optim, total_steps, jax.random.key(0), batch, {})
+    def fresh(batch, frozen) -> State:
+        return new_state(task, optim, total_steps, jax.random.key(0), batch, frozen)
 
-    shapes = jax.eval_shape(fresh, batch)
+    shapes = jax.eval_shape(fresh, batch, frozen)
     placed, notes = sharding.state_shardings(
         shapes, shapes["params"], mesh, task.rules()
     )
@@ -134,7 +139,7 @@ def update(
         "step": step + 1,
     }
     metrics = {
-        "train/loss": sum(losses.values(), jnp.zeros(())),
+        "train/loss": task.total(losses),
         **{f"train/{name}": value for name, value in losses.items()},
         "optim/lr": optim.learning_rate(step, total_steps),
         "optim/grad_norm": norm,
@@ -152,11 +157,12 @@ def loss_and_grads(
     step: Array,
     accumulate: int,
 ) -> tuple[dict[str, Array], Tree, Tree]:
-    """Losses by term, gradients of their sum, and the total of `sums`.
+    """Losses by term, gradients of `task.total` of them, and the total of `sums`.
 
-    Every term is divided once, by its weight over all microbatches and devices. Weights
-    do not depend on parameters, so with accumulation they are counted in a first pass,
-    from which XLA drops everything else.
+    Every term is divided once, by its weight over all microbatches and devices. With
+    accumulation the weights are counted in a first pass, from which XLA drops all else.
+    Where `total` is more than a sum, that pass keeps the global means too, and each
+    microbatch adds to the gradients at the slopes that `total` has there.
 
     Raises:
       NeuroFMError: accumulation of a loss that couples the batch.
@@ -172,16 +178,20 @@ def loss_and_grads(
         variables = {"params": params, **others}
         return task.loss(variables, piece_batch, piece_draws, step, True)
 
-    def total(params, piece, weights):
-        terms, sums = terms_and_sums(params, piece)
-        if weights is None:
-            weights = {name: weight for name, (_, weight) in terms.items()}
-        losses = {n: s / jnp.maximum(weights[n], 1e-8) for n, (s, _) in terms.items()}
-        return sum(losses.values(), jnp.zeros(())), (losses, sums)
+    def means(terms, weights):
+        return {n: s / jnp.maximum(weights[n], 1e-8) for n, (s, _) in terms.items()}
 
-    grad = jax.value_and_grad(total, has_aux=True)
+    def weights_of(terms):
+        return {name: weight for name, (_, weight) in terms.items()}
+
+    def whole(params):
+        terms, sums = terms_and_sums(params, (batch, draws))
+        losses = means(terms, weights_of(terms))
+        return task.total(losses), (losses, sums)
+
     if accumulate == 1:
-        (_, (losses, sums)), grads = grad(params, (batch, draws), None)
+        grad = jax.value_and_grad(whole, has_aux=True)
+        (_, (losses, sums)), grads = grad(params)
         return losses, grads, sums
 
     shared = {"step": draws["step"]} if "step" in draws else {}
@@ -193,12 +203,21 @@ def loss_and_grads(
 
     def weigh(piece):
         terms, _ = terms_and_sums(params, with_shared(piece))
-        return {name: weight for name, (_, weight) in terms.items()}
+        return terms
 
-    weights = jax.tree.map(lambda w: w.sum(0), jax.lax.map(weigh, pieces))
+    first = jax.tree.map(lambda x: x.sum(0), jax.lax.map(weigh, pieces))
+    weights = weights_of(first)
+    slopes = jax.grad(task.total)(means(first, weights))  # ones where it is the sum
+
+    def share(params, piece):
+        terms, sums = terms_and_sums(params, with_shared(piece))
+        losses = means(terms, weights)
+        linear = sum((slopes[n] * x for n, x in losses.items()), jnp.zeros(()))
+        return linear, (losses, sums)
 
     def measured(piece):
-        (_, (losses, sums)), grads = grad(params, with_shared(piece), weights)
+        grad = jax.value_and_grad(share, has_aux=True)
+        (_, (losses, sums)), grads = grad(params, piece)
         return losses, grads, sums
 
     def add(carry, piece):

@@ -8,6 +8,9 @@ pure. Variables are plain nested dicts:
     buffers  codebook statistics and batch norms, moved by `update_buffers`
     frozen   other models this one leans on; never trained, referenced by hash
 
+A field that holds another model's Task is named in `leans_on`; the variables of that
+model are then in `frozen`, under the same name.
+
 Every hook but `batch_spec`, `init`, `draw` and `loss` has a default here.
 """
 
@@ -16,14 +19,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
 
 from neurofm.contract import BatchSpec
 
 Tree = dict[str, Any]
 Batch = Mapping[str, Array]
 Terms = dict[str, tuple[Array, Array]]
-Want = Literal["train", "features"]
+Want = Literal["train", "features", "codes", "reconstruction"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,12 @@ class Reading:
     """What a model says of one batch.
 
     Attributes:
-      values: name of a layer or output -> `[B, T, D]`.
+      values: name of a layer or output -> `[B, T, D]`; codes are whole numbers.
       times_s: token centres in seconds from the start of the input, `[B, T]`.
       mask: True where a token describes input rather than padding, `[B, T]`.
     """
 
-    values: dict[str, Float[Array, "B T D"]]
+    values: dict[str, Num[Array, "B T D"]]
     times_s: Float[Array, "B T"]
     mask: Bool[Array, "B T"]
 
@@ -47,6 +51,7 @@ class Task(Protocol):
 
     name: ClassVar[str]
     batch_coupled: ClassVar[bool] = False
+    leans_on: ClassVar[tuple[str, ...]] = ()
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """Fields, shapes, units and input contract of the batch for `want`.
@@ -69,6 +74,10 @@ class Task(Protocol):
     ) -> tuple[Terms, Tree]:
         """Terms `{name: (sum, weight)}`, divided globally, and sums that only add."""
         ...
+
+    def total(self, means: dict[str, Array]) -> Array:
+        """What training lowers, from the global mean of every term; their sum."""
+        return sum(means.values(), jnp.zeros(()))
 
     def summary(self, sums: Tree) -> dict[str, Array]:
         """Metrics that do not add (variance, rank, perplexity), from the total sums."""

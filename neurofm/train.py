@@ -24,7 +24,9 @@ from neurofm.data.scenes import Scenery, open_scenery
 from neurofm.errors import NeuroFMError
 from neurofm.parallel import distributed, mesh, sharding
 from neurofm.report import page as report
+from neurofm.run import frozen as frozen_models
 from neurofm.run.clock import Clock
+from neurofm.run.frozen import Frozen
 from neurofm.run.heldout import HeldOut
 from neurofm.run.metrics import MetricsLog
 from neurofm.run.stop import Stop, stop_signals
@@ -69,12 +71,13 @@ def pretrain(
             "data.path is empty: prepare a dataset (`neurofm prepare audio SRC --out "
             "DIR`) and give it as data.path=DIR"
         )
+    exp, leaning = frozen_models.lean(exp)
     datasets = [open_dataset(path) for path in exp.data.paths]
     scenery = open_scenery(exp.task.batch_spec("train"), exp.data)
     every = [*datasets, *(scenery.datasets if scenery else ())]
     folder = Workdir.claim(Path(workdir), exp, [d.hash for d in every])
     with folder.logged(), stop_signals() as stop:
-        outcome = _pretrain(exp, folder, datasets, scenery, show, stop)
+        outcome = _pretrain(exp, leaning, folder, datasets, scenery, show, stop)
         if jax.process_index() == 0:
             report.render([folder.path], folder.path / "report.html")
     return outcome
@@ -82,6 +85,7 @@ def pretrain(
 
 def _pretrain(
     exp: Experiment,
+    leaning: dict[str, Frozen],
     folder: Workdir,
     datasets: Sequence[Dataset],
     scenery: Scenery | None,
@@ -115,11 +119,13 @@ def _pretrain(
     # ---- state: own checkpoint, else init.path, else scratch ------------------------
     first = next(deliveries(rows_plan, 0)).batch
 
-    def fresh(key, batch) -> State:
-        return new_state(task, optim, train.steps, key, batch, {})
+    frozen = frozen_models.place(leaning, devices)
+
+    def fresh(key, batch, frozen) -> State:
+        return new_state(task, optim, train.steps, key, batch, frozen)
 
     key = jax.random.key(exp.seed)
-    wanted, notes = abstract_state(task, optim, train.steps, first, devices)
+    wanted, notes = abstract_state(task, optim, train.steps, first, devices, frozen)
     for note in notes:
         log.info("sharding: %s", note)
     placed = jax.tree.map(lambda x: x.sharding, wanted)
@@ -130,9 +136,10 @@ def _pretrain(
         start, state, meta = restored
         clock = Clock.from_json(meta["clock"])
         watch = CollapseWatch(train.collapse_share, **meta["watch"])
+        frozen_models.check_same(meta.get("frozen", {}), leaning)
         log.info("going on from step %d of %d", start, train.steps)
     else:
-        state = jax.jit(fresh, out_shardings=placed)(key, first)
+        state = jax.jit(fresh, out_shardings=placed)(key, first, frozen)
         if exp.init.path:
             state |= start_from(exp.init.path, state, task.name)
     written = MetricsLog(folder.path / "metrics.jsonl")
@@ -171,6 +178,7 @@ def _pretrain(
             "mesh": dict(devices.shape),
             "clock": clock.to_json(),
             "watch": {"start": watch.start, "below": watch.below},
+            "frozen": frozen_models.known(leaning),
         }
         checkpoints.save(step, state, meta)
 
@@ -192,7 +200,7 @@ def _pretrain(
             if step > start or start == 0:
                 if exp.eval.every and (last or step % exp.eval.every == 0):
                     with clock.bucket("eval"):
-                        if found := held_out(state):
+                        if found := held_out(state, frozen):
                             record(step, found)
                 if step > start and (last or step % train.checkpoint_every == 0):
                     with clock.bucket("checkpoint"):
@@ -208,7 +216,7 @@ def _pretrain(
                     save(step)
                 break
             with clock.step(delivery.wait_s, train.batch_size, seconds_of_signal):
-                state, metrics, sums = one_step(state, {}, delivery.batch)
+                state, metrics, sums = one_step(state, frozen, delivery.batch)
                 step += 1
                 pending[step] = metrics
                 if (behind := step - IN_FLIGHT) in pending:
@@ -236,7 +244,7 @@ def start_from(path: str, state: State, task_name: str) -> dict[str, State]:
     """
     from neurofm.model import load
 
-    given = load(path).variables
+    given = {k: v for k, v in load(path).variables.items() if k != "frozen"}
     ours = {name: state[name] for name in given}
     if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, ours):
         raise NeuroFMError(

@@ -1,5 +1,6 @@
 """Experiments: overrides, JSON, differences, and the configs that are shipped."""
 
+import functools
 import json
 import typing
 from dataclasses import replace
@@ -15,10 +16,10 @@ from jax.sharding import AbstractMesh, AxisType
 from neurofm import config
 from neurofm.config import Data, Eval, Experiment, Init, Mesh, Train
 from neurofm.errors import NeuroFMError
-from neurofm.model import abstract_batch
+from neurofm.model import abstract_batch, abstract_frozen, abstract_variables
 from neurofm.models.wavjepa import WavJEPA
 from neurofm.objectives.masks import Speech, TimeInverse
-from neurofm.optim import Optim
+from neurofm.optim import Group, Optim
 from neurofm.parallel.mesh import AXES
 from neurofm.parallel.sharding import param_shardings, state_shardings
 from neurofm.step import new_state, train_step
@@ -62,6 +63,12 @@ def overridden(*overrides):
         ("data.path=2026", lambda e: e.data.path, "2026"),
         ("data.path=a=b", lambda e: e.data.path, "a=b"),
         ('data.path=["a","b"]', lambda e: e.data.path, ("a", "b")),
+        ("init.frozen.tokenizer=a", lambda e: e.init.frozen, {"tokenizer": "a"}),
+        (
+            'optim.groups=[{"path": "norm", "weight_decay": 0.0}]',
+            lambda e: e.optim.groups,
+            (Group(path="norm", weight_decay=0.0),),
+        ),
         ("data.weights=[1,2.5]", lambda e: e.data.weights, (1.0, 2.5)),
     ],
 )
@@ -170,10 +177,14 @@ others = {
         "weights": st.lists(finite, max_size=3).map(tuple),
         "hold_out": st.lists(names, max_size=2).map(tuple),
     },
-    Optim: {"lr": finite, "betas": st.tuples(finite, finite)},
+    Optim: {
+        "lr": finite,
+        "betas": st.tuples(finite, finite),
+        "groups": st.sampled_from([(), (Group(path="a|b", lr_scale=2.0),)]),
+    },
     Train: {"steps": st.integers(1, 2**40), "keep": st.integers(1, 9)},
     Mesh: {"fsdp": st.integers(-1, 8)},
-    Init: {"path": names},
+    Init: {"path": names, "frozen": st.dictionaries(names, names, max_size=2)},
     Eval: {"every": st.integers(0, 9)},
 }
 
@@ -244,6 +255,7 @@ PLACEMENT = [
     "data.path=elsewhere",
     "data.noise=elsewhere",
     "data.rooms=elsewhere",
+    "init.frozen.tokenizer=elsewhere",
     "data.workers=9",
     "train.log_every=1",
     "train.checkpoint_every=1",
@@ -299,11 +311,11 @@ COUNTS = {  # of the published models; all, trained, used for embeddings
 }
 
 
-def abstract_variables(task):
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(
-        lambda k, b: task.init(k, b, {}), key, abstract_batch(task, 2)
-    )
+OMNI = {  # trained, and buffers without the four flags
+    "tokenizer": (5_050_338, 1_050_624),
+    "tiny": (8_424_704, 0),
+    "base": (32_707_328, 0),
+}
 
 
 def size(tree):
@@ -319,6 +331,7 @@ def test_a_shipped_config_is_what_it_was(name):
 def test_all_sizes_are_shipped_and_each_config_has_its_golden_text():
     families = {"base", "large", "nat", "tiny", "quickstart"}
     assert {f"wavjepa/{name}" for name in families} <= set(SHIPPED)
+    assert {f"brainomni/{name}" for name in OMNI} <= set(SHIPPED)
     assert golden_names("configs", ".json") == SHIPPED
 
 
@@ -327,12 +340,11 @@ def test_a_shipped_config_makes_a_step_given_only_its_data(name):
     exp = config.load(name, ("data.path=DIR", "train.batch_size=8"))
     task = exp.task
     batch = abstract_batch(task, exp.train.batch_size)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(
-        lambda k, b: new_state(task, exp.optim, exp.train.steps, k, b, {}), key, batch
-    )
+    key, frozen = jax.eval_shape(lambda: jax.random.key(0)), abstract_frozen(task)
+    fresh = functools.partial(new_state, task, exp.optim, exp.train.steps)
+    state = jax.eval_shape(fresh, key, batch, frozen)
     step = train_step(task, exp.optim, exp.train.steps, exp.train.accumulate, exp.seed)
-    moved, metrics, sums = jax.eval_shape(step, state, {}, batch)
+    moved, metrics, sums = jax.eval_shape(step, state, frozen, batch)
     assert moved == state
     assert {"train/loss", "optim/lr", "optim/grad_norm"} <= metrics.keys()
     assert "item_var" in jax.eval_shape(task.summary, sums)
@@ -347,9 +359,22 @@ def test_every_parameter_of_a_shipped_config_has_its_place_on_a_mesh(name, shape
     placed, notes = param_shardings(variables["params"], mesh, task.rules())
     assert jax.tree.structure(placed) == jax.tree.structure(variables["params"])
     assert all("does not divide it" in note for note in notes)
-    if shape[2] > 1:  # the teacher lies as its student does
+    if (
+        shape[2] > 1 and "teacher" in variables["slow"]
+    ):  # the teacher lies as its student does
         both, _ = state_shardings(variables, variables["params"], mesh, task.rules())
         assert both["slow"]["teacher"] == placed["encoder"]
+
+
+def test_both_stages_of_brainomni_are_as_large_as_published():
+    sizes = {n: abstract_variables(config.load(f"brainomni/{n}").task) for n in OMNI}
+    for name, (trained, buffers) in OMNI.items():
+        assert size(sizes[name]["params"]) == trained
+        assert size(sizes[name]["buffers"]) == buffers
+    first = sizes["tokenizer"]["params"]
+    assert size(first["sensors"]) == 560_512
+    frozen = sizes["base"]["frozen"]["tokenizer"]
+    assert size(frozen) == sum(OMNI["tokenizer"])
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -18,11 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_meeg
 
 from neurofm import registry
 from neurofm.config import Mesh
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
+from neurofm.model import abstract_frozen
 from neurofm.models.wavjepa import WavJEPA
 from neurofm.models.wavjepa_scenes import Scenes
 from neurofm.nn.positions import sincos_channels
@@ -173,13 +175,21 @@ def scene_batch(task, rows=8):
     }
 
 
-SYSTEMS = {"line": Line(), "wavjepa": TINY, "wavjepa in rooms": IN_ROOMS}
+SYSTEMS = {
+    "line": Line(),
+    "wavjepa": TINY,
+    "wavjepa in rooms": IN_ROOMS,
+    "braintokenizer": tiny_meeg.TOKENIZER,
+    "brainomni": tiny_meeg.OMNI,
+}
 
 
 def batch_of(task, rows):
     if task.name == "line":
         return line_batch(rows)
-    return (scene_batch if task.scenes.simulated else sound_batch)(task, rows)
+    if task.name == "wavjepa":
+        return (scene_batch if task.scenes.simulated else sound_batch)(task, rows)
+    return tiny_meeg.meeg_batch(task, rows)
 
 
 @functools.cache
@@ -194,8 +204,9 @@ def drawn(task, rows=8):
 @functools.cache
 def variables_of(task):
     """Variables all of which are random, so that none is idle."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda k, b: task.init(k, b, {}), key, drawn(task)[0])
+    key, frozen = jax.eval_shape(lambda: jax.random.key(0)), abstract_frozen(task)
+    shapes = jax.eval_shape(task.init, key, drawn(task)[0], frozen)
+    shapes |= {"frozen": frozen} if frozen else {}
     rng = np.random.default_rng(11)
     random = lambda x: rng.normal(0.1, 0.3, x.shape).astype(x.dtype)  # noqa: E731
     return jax.tree.map(random, shapes)
@@ -298,7 +309,14 @@ def test_every_system_has_a_tiny_form_here():
 
 @pytest.mark.parametrize(
     ("name", "accumulate"),
-    [("line", 2), ("line", 4), ("wavjepa", 4), ("wavjepa in rooms", 2)],
+    [
+        ("line", 2),
+        ("line", 4),
+        ("wavjepa", 4),
+        ("wavjepa in rooms", 2),
+        ("braintokenizer", 4),
+        ("brainomni", 4),
+    ],
 )
 def test_accumulation_changes_nothing(name, accumulate):
     task = SYSTEMS[name]

@@ -5,15 +5,14 @@ Axes as in `wavjepa`. Torch's Linear weight is (out, in), its Conv1d weight
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from neurofm.errors import NeuroFMError
 from neurofm.nn.positions import sincos_channels
-from neurofm.task import Task, Tree
+from neurofm.task import Tree
+from neurofm.weights.mapping import Official, Taker, stacked
 
 HEADS_BY_WIDTH = {768: 12, 1024: 16, 384: 12}  # the released sizes
 TRAINING_ONLY = (
@@ -22,17 +21,6 @@ TRAINING_ONLY = (
     "mask_token",
     "encoder_to_decoder_mapper",
 )
-
-
-@dataclass(frozen=True)
-class Official:
-    """What became of a released checkpoint."""
-
-    task: Task
-    variables: Tree
-    used: set[str] = field(default_factory=set)
-    ignored: dict[str, str] = field(default_factory=dict)
-    missing: set[str] = field(default_factory=set)
 
 
 def infer_fields(
@@ -148,34 +136,13 @@ def _check_table(name: str, stored: np.ndarray, ours: np.ndarray) -> None:
         )
 
 
-class _Taker:
-    """Takes tensors by official name, noting which were used and which are missing."""
-
-    def __init__(self, tensors: dict[str, np.ndarray], out: Official):
-        self.tensors, self.out = tensors, out
-
-    def __call__(
-        self, name: str, transform: Callable[[np.ndarray], np.ndarray] = lambda w: w
-    ) -> np.ndarray:
-        if name not in self.tensors:
-            self.out.missing.add(name)
-            return np.zeros(0, np.float32)
-        self.out.used.add(name)
-        return np.ascontiguousarray(transform(self.tensors[name]), np.float32)
-
-    def norm(self, name: str) -> Tree:
-        return {"scale": self(f"{name}.weight"), "bias": self(f"{name}.bias")}
-
-    def linear(self, name: str) -> Tree:
-        return {
-            "kernel": self(f"{name}.weight", np.transpose),
-            "bias": self(f"{name}.bias"),
-        }
+class _Taker(Taker):
+    """With the transformers of WavJEPA."""
 
     def stack(self, name: str, depth: int, heads: int) -> Tree:
         """A transformer: blocks stacked along a leading axis, and the final norm."""
         blocks = [self.block(f"{name}.layers.{i}", heads) for i in range(depth)]
-        return {"blocks": _stacked(blocks), "norm": self.norm(f"{name}.norm")}
+        return {"blocks": stacked(blocks), "norm": self.norm(f"{name}.norm")}
 
     def block(self, name: str, heads: int) -> Tree:
         def kernel(part: int):
@@ -209,12 +176,3 @@ class _Taker:
 
 def _part(fused: np.ndarray, part: int) -> np.ndarray:
     return np.split(fused, 3, axis=0)[part]
-
-
-def _stacked(trees: list[Tree]) -> Tree:
-    return {
-        k: _stacked([t[k] for t in trees])
-        if isinstance(trees[0][k], dict)
-        else np.stack([t[k] for t in trees])
-        for k in trees[0]
-    }

@@ -28,3 +28,9 @@ def sincos_channels(
     return np.concatenate(
         [np.concatenate([time, np.repeat(c, n_tokens, 0)], 1) for c in codes]
     )
+
+
+def rotary_angles(n_tokens: int, width: int) -> Float[np.ndarray, "S F"]:
+    """`t * 10000^(-2j/width)` for token t and pair j, F = width / 2 pairs."""
+    rates = 10_000.0 ** (-2 * np.arange(width // 2) / width)
+    return (np.arange(n_tokens)[:, None] * rates).astype(np.float32)

@@ -156,7 +156,7 @@ def _compile(
     import jax
     from jax.experimental import topologies
 
-    from neurofm.model import abstract_batch
+    from neurofm.model import abstract_batch, abstract_frozen
     from neurofm.parallel import mesh, sharding
     from neurofm.parallel.collectives import collectives
     from neurofm.step import abstract_state, compiled_step
@@ -178,12 +178,22 @@ def _compile(
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
         for name, x in abstract_batch(task, train.batch_size, "train").items()
     }
+    frozen = {}
+    for name, shapes in abstract_frozen(task).items():
+        placed, _ = sharding.state_shardings(
+            shapes, shapes["params"], devices, getattr(task, name).rules()
+        )
+        frozen[name] = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            shapes,
+            placed,
+        )
     with jax.set_mesh(devices):
-        state, _ = abstract_state(task, exp.optim, train.steps, batch, devices)
+        state, _ = abstract_state(task, exp.optim, train.steps, batch, devices, frozen)
         step = compiled_step(
             task, exp.optim, train.steps, train.accumulate, exp.seed, state
         )
-        lowered = step.lower(state, {}, batch)
+        lowered = step.lower(state, frozen, batch)
         began = time.monotonic()
         try:
             compiled = lowered.compile()

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh
 from neurofm import config
 from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
-from neurofm.model import abstract_batch
+from neurofm.model import abstract_batch, abstract_frozen
 from neurofm.parallel import mesh
 from neurofm.planning.aot import Compiled
 from neurofm.planning.liveness import peak_bytes
@@ -62,8 +62,12 @@ def estimate(
     task, train = exp.task, exp.train
     shards = math.prod(layout.shape[axis] for axis in mesh.BATCH_AXES)
     batch = abstract_batch(task, train.batch_size // shards, "train")
-    state, _ = abstract_state(task, exp.optim, train.steps, batch, layout)
+    frozen = abstract_frozen(task)
+    state, _ = abstract_state(task, exp.optim, train.steps, batch, layout, frozen)
     held = {name: _bytes_here(state[name]) for name in state if name != "step"}
+    if frozen:  # counted whole: it has no gradients and no moments
+        sizes = [math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(frozen)]
+        held["frozen"] = sum(sizes)
 
     def gradients(params, others, batch):
         step = jnp.zeros((), jnp.int32)
@@ -73,7 +77,7 @@ def estimate(
         )
 
     plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    others = {"slow": plain["slow"], "buffers": plain["buffers"], "frozen": {}}
+    others = {"slow": plain["slow"], "buffers": plain["buffers"], "frozen": frozen}
     program = jax.make_jaxpr(gradients)(plain["params"], others, batch)
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state["params"]))
     temporaries = peak_bytes(program) - whole + held["params"]

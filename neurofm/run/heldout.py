@@ -11,7 +11,7 @@ from neurofm.data.loader import Delivery
 from neurofm.data.records import Dataset
 from neurofm.data.scenes import Scenery
 from neurofm.step import State, eval_step
-from neurofm.task import Task
+from neurofm.task import Task, Tree
 
 
 class HeldOut:
@@ -32,12 +32,14 @@ class HeldOut:
         self._deliveries = deliveries
         self._measure = jax.jit(eval_step(task, seed))
         self._summarise = jax.jit(task.summary)
+        self._total = task.total
 
-    def __call__(self, state: State) -> dict[str, float]:
+    def __call__(self, state: State, frozen: Tree) -> dict[str, float]:
         """`eval/loss`, `eval/<term>` and `eval/<summary>` over the whole split."""
         if not self.plan.n_crops:
             return {}
         variables = {k: state[k] for k in ("params", "slow", "buffers")}
+        variables["frozen"] = frozen
         total = None
         for delivery in self._deliveries(self.plan, 0):
             part = self._measure(variables, delivery.batch)
@@ -46,5 +48,6 @@ class HeldOut:
         terms, sums = total
         losses = {k: float(s / jnp.maximum(w, 1e-8)) for k, (s, w) in terms.items()}
         seen = {k: float(v) for k, v in self._summarise(sums).items()}
-        row = {"loss": sum(losses.values()), **losses, **seen}
+        whole = float(self._total(losses))
+        row = {"loss": whole, **losses, **seen}
         return {f"eval/{name}": value for name, value in row.items()}

@@ -1,0 +1,28 @@
+"""Norms over the last axis, in float32."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class RMSNorm(nn.Module):
+    """`x / sqrt(mean(x^2) + eps) * scale` in float32, cast back to `x.dtype`."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        return (y * scale).astype(x.dtype)
+
+
+def l2_normalize(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
+    """`x / max(|x|, eps)` in float32; a zero vector stays zero, with zero gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.square(x).sum(-1, keepdims=True)
+    small = square <= eps * eps
+    length = jnp.sqrt(jnp.where(small, 1.0, square))
+    return x / jnp.where(small, eps, length)

@@ -1,0 +1,238 @@
+"""BrainTokenizer: what must not matter, what the switches do, what it reads."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_meeg import TOKENIZER, loud_outside, meeg_batch, sized, wider
+
+from neurofm.errors import NeuroFMError
+from neurofm.model import abstract_variables
+from neurofm.models.braintokenizer import BrainTokenizer
+from neurofm.step import draw_key, loss_and_grads
+
+BATCH = meeg_batch(TOKENIZER)
+
+
+@functools.cache
+def fresh(task=TOKENIZER):
+    run = jax.jit(lambda k, b: task.init(k, b, {}))
+    return jax.device_get(run(jax.random.key(0), BATCH))
+
+
+@functools.cache
+def draw(task=TOKENIZER):
+    run = jax.jit(
+        lambda b: task.draw(b, draw_key(1, jnp.int32(2), "train"), jnp.int32(2), True)
+    )
+    return jax.device_get(run(BATCH))
+
+
+@functools.cache
+def program(task):
+    def run(variables, batch, draws):
+        others = {**variables, "frozen": {}}
+        params, step = others.pop("params"), jnp.int32(0)
+        found = loss_and_grads(task, params, others, batch, draws, step, 1)
+        return found, task.update_buffers(variables["buffers"], found[2], step)
+
+    return jax.jit(run)
+
+
+def measured(task=TOKENIZER, batch=BATCH, draws=None):
+    draws = draws or draw()
+    return jax.device_get(program(task)(fresh(), batch, draws))
+
+
+def assert_same(got, wanted, share=2e-5):
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for (path, b), a in zip(
+        jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(got), strict=True
+    ):
+        size = max(np.abs(b).max(), 1e-3)
+        np.testing.assert_allclose(
+            a / size, b / size, atol=share, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+# ---- what must not matter ------------------------------------------------------------
+
+
+def test_places_for_more_sensors_and_samples_change_nothing():
+    batch = wider(BATCH, sensors=3, samples=11)
+    task = sized(TOKENIZER, batch)
+    windows = -(-task.segment_samples // 16) - draw()["noise"].shape[2]
+    shown = int(task.n_shown(task.n_sensors)) - draw()["shown"].shape[1]
+    assert (windows, shown) == (1, 2)
+    draws = dict(draw())
+    draws["shown"] = np.pad(draws["shown"], ((0, 0), (0, shown)), constant_values=8)
+    wide = ((0, 0), (0, shown), (0, windows), (0, 0))
+    draws["noise"] = np.pad(draws["noise"], wide, constant_values=3.0)
+    found, moved = measured(
+        task,
+        batch,
+        {k: v for k, v in draws.items() if k != "step"}
+        | {"step": {"picks": moved_picks(draws, windows)}},
+    )
+    wanted, wanted_moved = measured()
+    assert_same(found, wanted)
+    assert_same(moved, wanted_moved)
+
+
+def moved_picks(draws, windows):
+    """Places of the same vectors where every source has two more tokens a window."""
+    w, s = draws["noise"].shape[2] - windows, TOKENIZER.n_sources
+    old = 2 * w
+    row, rest = np.divmod(draws["step"]["picks"], s * old)
+    source, token = np.divmod(rest, old)
+    new = old + 2 * windows
+    return (row * s * new + source * new + token).astype(np.int32)
+
+
+def test_what_is_not_recorded_changes_nothing():
+    assert_same(measured(batch=loud_outside(BATCH)), measured())
+
+
+def test_what_a_filler_row_holds_changes_nothing():
+    filler = ~BATCH["valid"]
+    changed = {
+        k: np.where(filler.reshape(-1, *[1] * (v.ndim - 1)), v[[0]], v)
+        for k, v in BATCH.items()
+        if k not in ("index", "valid")
+    }
+    assert_same(measured(batch={**BATCH, **changed}), measured())
+
+
+@pytest.mark.parametrize("normalise", ["kept", "all"])
+def test_only_from_all_sensors_does_the_view_see_those_it_must_rebuild(normalise):
+    task = replace(TOKENIZER, normalise=normalise)
+
+    def latents(signal):
+        own = fresh()["params"], {**BATCH, "meeg/signal": signal}, draw()
+        return task._training_view(*jax.tree.map(jnp.asarray, own))[0][0]
+
+    louder = BATCH["meeg/signal"].copy()
+    hidden = sorted(set(range(7)) - set(draw()["shown"][0].tolist()))
+    kinds = BATCH["meeg/sensor_type"][0]
+    assert BATCH["meeg/sensor_mask"][0].all()
+    assert set(kinds[hidden]) & set(kinds[draw()["shown"][0]])
+    louder[0, hidden] *= 5
+    one, other = (jax.jit(latents)(x) for x in (BATCH["meeg/signal"], louder))
+    if normalise == "kept":
+        np.testing.assert_array_equal(one, other)
+    else:
+        assert np.abs(one - other).max() > 1e-3
+
+
+# ---- draws ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 7, 8, 9, 128])
+def test_a_quarter_of_the_sensors_is_hidden_and_at_least_one(n):
+    shown = 1 if n == 1 else n - max(int(0.25 * n), 1)
+    assert int(TOKENIZER.n_shown(n)) == shown
+    assert int(TOKENIZER.n_shown(jnp.asarray(n))) == shown
+
+
+def test_only_sensors_that_are_there_are_shown_each_once():
+    for row, order in enumerate(draw()["shown"]):
+        there = BATCH["meeg/sensor_mask"][row]
+        real = order[: int(TOKENIZER.n_shown(there.sum()))]
+        assert there[real].all()
+        assert len(set(real.tolist())) == len(real)
+
+
+def test_draws_follow_the_row_and_not_the_batch_or_its_padding():
+    batch = wider(BATCH, sensors=3, samples=0)
+    rows = {k: v[3:6] for k, v in batch.items()}
+    key = draw_key(1, jnp.int32(2), "train")
+    rows = jax.tree.map(jnp.asarray, rows)
+    got = sized(TOKENIZER, batch).draw(rows, key, jnp.int32(2), True)
+    for i, row in enumerate(range(3, 6)):
+        n = int(TOKENIZER.n_shown(BATCH["meeg/sensor_mask"][row].sum()))
+        np.testing.assert_array_equal(got["shown"][i, :n], draw()["shown"][row, :n])
+        np.testing.assert_array_equal(got["noise"][i, :n], draw()["noise"][row, :n])
+
+
+# ---- codebooks -----------------------------------------------------------------------
+
+
+def test_codebooks_start_where_the_first_latents_are():
+    books = fresh()["buffers"]["codebooks"]
+    assert np.linalg.norm(books["embed"][0], axis=-1).max() <= 1 + 1e-5
+    assert books["count"].sum(-1).max() <= BATCH["valid"].sum() * 3 * 6 + 6
+    scaled = books["count"][..., None] * books["embed"]
+    np.testing.assert_allclose(books["total"], scaled, rtol=1e-6)
+    released = replace(TOKENIZER, codebook_start="released")
+    books = fresh(released)["buffers"]["codebooks"]
+    np.testing.assert_array_equal(books["total"], books["embed"])
+
+
+def test_codebook_health_is_told_from_the_sums():
+    (_, _, sums), _ = measured()
+    seen = {k: float(v) for k, v in TOKENIZER.summary(sums).items()}
+    count = sums["codebooks"]["count"]
+    for q in range(2):
+        share = count[q][count[q] > 0] / count[q].sum()
+        perplexity = np.exp(-(share * np.log(share)).sum())
+        np.testing.assert_allclose(seen[f"perplexity_{q + 1}"], perplexity, rtol=1e-4)
+        np.testing.assert_allclose(seen[f"usage_{q + 1}"], (count[q] > 0).mean())
+    assert 0 < seen["residual_2"] < seen["residual_1"] < 1
+    assert seen["item_var"] > 0
+
+
+# ---- reading -------------------------------------------------------------------------
+
+
+def read(want):
+    run = jax.jit(lambda v, b: vars(TOKENIZER.read(v, b, want)))
+    return jax.device_get(run(fresh(), BATCH))
+
+
+def test_features_are_the_sums_of_the_codes_read():
+    features, codes = read("features"), read("codes")
+    books = fresh()["buffers"]["codebooks"]["embed"]
+    index = codes["values"]["codes"].reshape(8, 6, 3, 2)
+    wanted = sum(books[q][index[..., q]] for q in range(2))
+    np.testing.assert_allclose(
+        features["values"]["last"].reshape(wanted.shape), wanted, atol=1e-6
+    )
+    times = (np.arange(6) * 8 + 4) / 40.0
+    np.testing.assert_allclose(features["times_s"], np.tile(times, (8, 1)))
+    windows = -(-BATCH["meeg/length"] // 16)
+    np.testing.assert_array_equal(features["mask"].sum(1), 2 * windows)
+
+
+def test_a_reconstruction_has_every_sample_of_every_sensor():
+    got = read("reconstruction")
+    assert got["values"]["reconstruction"].shape == (8, 48, 7)
+    np.testing.assert_array_equal(got["mask"].sum(1), BATCH["meeg/length"])
+    window = got["values"]["signal"][0, :16, 0]
+    np.testing.assert_allclose(window.mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(window.std(ddof=1), 1, rtol=1e-3)
+
+
+# ---- mistakes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"heads": 3}, "task.width is 256: .* task.heads"),
+        ({"window_samples": 100}, r"task.window_samples is 100: .* \(64\)"),
+        ({"segment_samples": 100}, "task.segment_samples is 100: .* is 512"),
+        ({"drop_share": 1.0}, "task.drop_share is 1.0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(NeuroFMError, match=message):
+        BrainTokenizer(**fields)
+
+
+def test_the_published_sizes_hold_what_the_paper_says():
+    shapes = abstract_variables(BrainTokenizer())
+    assert shapes["params"]["to_sources"]["sources"].shape == (16, 256)
+    assert shapes["buffers"]["codebooks"]["embed"].shape == (4, 512, 256)
