@@ -272,6 +272,7 @@ def prepare_command(kind: str, beam: tuple[str, ...], **arguments: Any):
 @click.option("--coordinator", help="HOST:PORT of process 0; default by detection.")
 @click.option("--num-processes", type=int, help="1 alone: this one, no detection.")
 @click.option("--process-id", type=int, help="From 0.")
+@click.option("--profile", metavar="START:STOP", help="Trace steps, e.g. 100:105.")
 @click.argument("overrides", nargs=-1)
 def pretrain_command(
     config: str,
@@ -280,6 +281,7 @@ def pretrain_command(
     coordinator: str | None,
     num_processes: int | None,
     process_id: int | None,
+    profile: str | None,
     overrides: tuple[str, ...],
 ):
     """Train CONFIG (a file, or a name such as wavjepa/base) in a workdir.
@@ -297,11 +299,13 @@ def pretrain_command(
         distributed.initialise(coordinator, num_processes, process_id, devices)
         from neurofm import config as configs
         from neurofm.run.metrics import Progress
+        from neurofm.run.profile import window
         from neurofm.train import pretrain
 
         exp = configs.load(config, overrides)
+        steps = window(profile, exp.train.steps) if profile else None
         with Progress(exp.train.steps) as progress:
-            outcome = pretrain(exp, workdir, progress.show)
+            outcome = pretrain(exp, workdir, progress.show, steps)
         started = distributed.started()
     result = {
         "step": outcome.step,
@@ -309,6 +313,7 @@ def pretrain_command(
         "message": outcome.sentence,
         "workdir": str(workdir),
         "started": started,
+        "goodput": outcome.goodput,
         "metrics": outcome.row,
     }
     return result, outcome.sentence, EXIT_CODES.get(outcome.status, DONE)

@@ -19,6 +19,7 @@ import pydantic
 from neurofm import registry
 from neurofm.errors import NeuroFMError
 from neurofm.optim import Optim
+from neurofm.run.track import Tracker
 from neurofm.task import Task
 
 
@@ -68,6 +69,7 @@ class Train:
       keep: checkpoints kept, newest first.
       collapse_share: the run stops when the variance between items falls under this
         share of its start; 0 never stops.
+      track: where rows of metrics are shown as well.
     """
 
     steps: int = 375_000
@@ -77,6 +79,12 @@ class Train:
     checkpoint_every: int = 5_000
     keep: int = 3
     collapse_share: float = 0.01
+    track: Tracker | tuple[Tracker, ...] = ()
+
+    @property
+    def trackers(self) -> tuple[Tracker, ...]:
+        """All of `track`."""
+        return (self.track,) if isinstance(self.track, str) else self.track
 
     def __post_init__(self):
         for name in (
@@ -176,6 +184,7 @@ PLACEMENT = (
     "train.checkpoint_every",
     "train.keep",
     "train.collapse_share",
+    "train.track",
 )
 
 

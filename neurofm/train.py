@@ -25,10 +25,13 @@ from neurofm.errors import NeuroFMError
 from neurofm.parallel import distributed, mesh, sharding
 from neurofm.report import page as report
 from neurofm.run import frozen as frozen_models
+from neurofm.run import hosts, track
 from neurofm.run.clock import Clock
 from neurofm.run.frozen import Frozen
 from neurofm.run.heldout import HeldOut
 from neurofm.run.metrics import MetricsLog
+from neurofm.run.profile import Profile, Window
+from neurofm.run.stall import StallWatch
 from neurofm.run.stop import Stop, stop_signals
 from neurofm.run.watch import CollapseWatch, check_finite
 from neurofm.run.workdir import Workdir, versions
@@ -37,6 +40,7 @@ from neurofm.step import State, abstract_state, compiled_step, new_state
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
+Status = Literal["done", "preempted", "interrupted", "collapsed"]
 IN_FLIGHT = 2  # steps handed to the device before the host waits for the oldest
 
 
@@ -45,15 +49,17 @@ class Outcome:
     """How a run ended: after how many steps, why, and what to tell the user."""
 
     step: int
-    status: Literal["done", "preempted", "interrupted", "collapsed"]
+    status: Status
     sentence: str
     row: Row
+    goodput: Row  # hours since the first start, and where they went
 
 
 def pretrain(
     exp: Experiment,
     workdir: str | os.PathLike[str],
     show: Callable[[int, Row], None] = lambda step, row: None,
+    profile: Window | None = None,
 ) -> Outcome:
     """Train `exp` in `workdir`, going on from its newest good checkpoint if it has one.
 
@@ -61,23 +67,27 @@ def pretrain(
       exp: a resolved experiment.
       workdir: folder of the run; made if need be.
       show: called with every logged row.
+      profile: steps (from, to) to trace into `workdir/profile`.
 
     Raises:
       NeuroFMError: another experiment or dataset than the workdir's, data the task
-        cannot take, a loss that is not finite.
+        cannot take, a loss that is not finite, a tracker that is not installed.
     """
     if not exp.data.path:
         raise NeuroFMError(
             "data.path is empty: prepare a dataset (`neurofm prepare audio SRC --out "
             "DIR`) and give it as data.path=DIR"
         )
+    track.require(exp.train.trackers)
     exp, leaning = frozen_models.lean(exp)
     datasets = [open_dataset(path) for path in exp.data.paths]
     scenery = open_scenery(exp.task.batch_spec("train"), exp.data)
     every = [*datasets, *(scenery.datasets if scenery else ())]
     folder = Workdir.claim(Path(workdir), exp, [d.hash for d in every])
     with folder.logged(), stop_signals() as stop:
-        outcome = _pretrain(exp, leaning, folder, datasets, scenery, show, stop)
+        outcome = _pretrain(
+            exp, leaning, folder, datasets, scenery, show, profile, stop
+        )
         if jax.process_index() == 0:
             report.render([folder.path], folder.path / "report.html")
     return outcome
@@ -90,15 +100,13 @@ def _pretrain(
     datasets: Sequence[Dataset],
     scenery: Scenery | None,
     show: Callable[[int, Row], None],
+    profile: Window | None,
     stop: Stop,
 ) -> Outcome:
     # ---- data and mesh --------------------------------------------------------------
     task, optim, train = exp.task, exp.optim, exp.train
-    log.info(
-        "started %(by)s: process %(process)d of %(processes)d, %(local_devices)d "
-        "of %(devices)d devices",
-        distributed.started(),
-    )
+    clock = Clock()
+    log.info(distributed.sentence())
     devices = mesh.make(exp.mesh)
     mesh.check_batch(devices, train.batch_size, train.accumulate)
     spec = task.batch_spec("train")
@@ -131,15 +139,16 @@ def _pretrain(
     placed = jax.tree.map(lambda x: x.sharding, wanted)
     checkpoints = Checkpoints(folder.path / "checkpoints", keep=train.keep)
     restored = checkpoints.restore(wanted)
-    clock, watch, start = Clock(), CollapseWatch(train.collapse_share), 0
+    watch, start = CollapseWatch(train.collapse_share), 0
     if restored is not None:
         start, state, meta = restored
-        clock = Clock.from_json(meta["clock"])
+        clock.go_on(meta["clock"])
         watch = CollapseWatch(train.collapse_share, **meta["watch"])
         frozen_models.check_same(meta.get("frozen", {}), leaning)
         log.info("going on from step %d of %d", start, train.steps)
     else:
-        state = jax.jit(fresh, out_shardings=placed)(key, first, frozen)
+        with clock.bucket("compile"):
+            state = jax.jit(fresh, out_shardings=placed)(key, first, frozen)
         if exp.init.path:
             state |= start_from(exp.init.path, state, task.name)
     written = MetricsLog(folder.path / "metrics.jsonl")
@@ -170,30 +179,41 @@ def _pretrain(
 
     def save(step: int) -> None:
         fetch()
-        meta = {
-            "config": config.to_json(exp),
-            "contract": vars(task.batch_spec("features").contract),
-            "datasets": [store.hash for store, _, _ in rows_plan.stores],
-            "versions": versions(),
-            "mesh": dict(devices.shape),
-            "clock": clock.to_json(),
-            "watch": {"start": watch.start, "below": watch.below},
-            "frozen": frozen_models.known(leaning),
-        }
-        checkpoints.save(step, state, meta)
+        with clock.bucket("checkpoint"):
+            meta = {
+                "config": config.to_json(exp),
+                "contract": vars(task.batch_spec("features").contract),
+                "datasets": [store.hash for store, _, _ in rows_plan.stores],
+                "versions": versions(),
+                "mesh": dict(devices.shape),
+                "clock": clock.to_json(),
+                "watch": {"start": watch.start, "below": watch.below},
+                "frozen": frozen_models.known(leaning),
+            }
+            checkpoints.save(step, state, meta)
 
     def record(step: int, row: Row) -> None:
         if jax.process_index() == 0:
             written.append({"step": step, **row})
         show(step, row)
 
+    def ended(step: int, status: Status, row: Row) -> Outcome:
+        told = folder.sentence(status, step, train.steps, clock.sentence())
+        return Outcome(step, status, told, row, clock.goodput())
+
     # ---- loop -----------------------------------------------------------------------
     step, row, status = start, {}, "done"
     stop.listen()  # libtpu takes SIGTERM when its devices are first asked for
     if stop.name and start < train.steps and jax.process_count() == 1:
-        sentence = folder.sentence(stop.status, start, train.steps)
-        return Outcome(start, stop.status, sentence, row)
-    with jax.set_mesh(devices):
+        return ended(start, stop.status, row)
+    trackers = train.trackers if jax.process_index() == 0 else ()
+    with (
+        jax.set_mesh(devices),
+        track.mirrors(trackers, folder.path, config.to_json(exp), start) as mirrors,
+        Profile(profile, folder.path / "profile") as profiled,
+        StallWatch() as stall,
+    ):
+        written.mirrors = mirrors
         agree = distributed.agreement(devices)
         for delivery in deliveries(rows_plan, start):
             last = step == train.steps
@@ -203,8 +223,7 @@ def _pretrain(
                         if found := held_out(state, frozen):
                             record(step, found)
                 if step > start and (last or step % train.checkpoint_every == 0):
-                    with clock.bucket("checkpoint"):
-                        save(step)
+                    save(step)
             if status == "collapsed":
                 save(step)
                 break
@@ -215,25 +234,29 @@ def _pretrain(
                 if step:
                     save(step)
                 break
+            profiled.before(step, state)
             with clock.step(delivery.wait_s, train.batch_size, seconds_of_signal):
                 state, metrics, sums = one_step(state, frozen, delivery.batch)
                 step += 1
                 pending[step] = metrics
                 if (behind := step - IN_FLIGHT) in pending:
                     jax.block_until_ready(pending[behind])
+            stall.step()
             if step % train.log_every == 0 or step == train.steps:
                 row = fetch()[step]
                 seen = {k: float(v) for k, v in summarise(sums).items()}
                 row |= {f"monitor/{k}": v for k, v in seen.items()}
                 row |= clock.row(task.flops(train.batch_size), devices.size)
+                row |= hosts.of_all_processes(row)
                 record(step, row)
                 if "item_var" in seen:
                     watch = watch.seen(seen["item_var"])
                 if watch.collapsed:
                     status = "collapsed"
                     log.warning(watch.sentence(step, seen["item_var"]))
-        checkpoints.wait()
-    return Outcome(step, status, folder.sentence(status, step, train.steps), row)
+        with clock.bucket("checkpoint"):
+            checkpoints.wait()
+    return ended(step, status, row)
 
 
 def start_from(path: str, state: State, task_name: str) -> dict[str, State]:

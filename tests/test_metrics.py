@@ -195,6 +195,10 @@ def test_rates_are_of_the_steps_since_the_last_row():
     assert row["data/hours"] == pytest.approx(11 * 6 * 1.5 / 3600)
     assert row["time/hours"] == pytest.approx((20 + 43 + 10) / 3600)
     assert row["time/goodput"] == pytest.approx(7.5 / 73)
+    assert row["time/badput/wait"] == pytest.approx(2.5 / 73)
+    assert row["time/badput/compile"] == pytest.approx(40 / 73)
+    assert row["time/badput/start"] == pytest.approx(23 / 73)
+    assert row["time/wall_hours"] == pytest.approx(73 / 3600)
 
     run_steps(clock, now, 2, wait=0, work=3)
     assert clock.row(1, 1)["time/step_s"] == pytest.approx(3.0)
@@ -226,7 +230,7 @@ def test_evaluation_and_checkpoints_slow_the_pace_but_not_the_step():
 )
 def test_the_buckets_add_up_to_the_time_that_passed(moments):
     now = FakeTime()
-    clock = Clock(now=now)
+    clock = Clock(now, now)
     for what, seconds in moments:
         if what == "step":
             run_steps(clock, now, 1, wait=seconds, work=seconds / 2)
@@ -235,9 +239,10 @@ def test_the_buckets_add_up_to_the_time_that_passed(moments):
             clock.row(1, 1)
         elif what == "restart":
             saved = json.loads(json.dumps(clock.to_json()))
-            now.passes(1e6)  # the machine is off
-            now.at -= 1e6
-            clock = Clock(Clock.from_json(saved).total, now)
+            now.passes(seconds)  # killed after more work, then off for a while
+            clock = Clock(now, now)
+            clock.go_on(saved)
+            run_steps(clock, now, 1, wait=1, work=2)
         else:
             with clock.bucket(what):
                 now.passes(seconds)
@@ -249,16 +254,24 @@ def test_the_buckets_add_up_to_the_time_that_passed(moments):
 
 def test_hours_go_on_after_a_restart():
     now = FakeTime()
-    first = Clock(now=now)
+    first = Clock(now, now)
     run_steps(first, now, 5, wait=0, work=720)
     saved = json.loads(json.dumps(first.to_json()))
 
-    again = Clock(Clock.from_json(saved).total, now)
+    now.passes(1800)  # steps that no checkpoint kept, and the night
+    again = Clock(now, now)
+    again.go_on(saved)
+    assert again.goodput()["wall_hours"] == pytest.approx(1.0)  # nothing goes on yet
     run_steps(again, now, 5, wait=0, work=720)
 
     row = again.row(1, 1)
     assert row["time/hours"] == pytest.approx(2.0)
     assert row["data/hours"] == pytest.approx(10 * 6 * 1.5 / 3600)
+    assert row["time/wall_hours"] == pytest.approx(2.5)
+    assert row["time/badput/lost"] == pytest.approx(0.2)
+    assert row["time/badput/compile"] == pytest.approx(2 * 720 / 9000)
+    assert row["time/goodput"] == pytest.approx(8 * 720 / 9000)
+    assert again.sentence() == "64% of 2 h 30 min in steps"
 
 
 @pytest.mark.parametrize(

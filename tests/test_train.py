@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -219,6 +220,10 @@ def test_a_run_leaves_every_step_and_evaluation_once_and_what_was_promised(peace
     outcome = peaceful.outcome
     assert (outcome.status, outcome.step) == ("done", STEPS)
     assert outcome.row["train/loss"] == rows[-2]["train/loss"]
+    shares = {k: v for k, v in outcome.goodput.items() if k != "wall_hours"}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["compile"] > 0
+    assert shares["lost"] == 0
 
 
 def test_the_files_that_were_trained_on_are_noted_and_those_held_out_are_not(peaceful):
@@ -252,7 +257,9 @@ def test_a_run_killed_and_started_again_ends_as_if_in_peace(peaceful, tmp_path, 
     assert code == -9, err
     workdir = tmp_path / "a run"
     assert latest(workdir / "checkpoints") in ((3,) if "record" in moment else (3, 6))
-    assert pretrain(peaceful.exp, workdir).status == "done"
+    outcome = pretrain(peaceful.exp, workdir)
+    assert outcome.status == "done"
+    assert outcome.goodput["lost"] > 0
     assert_as_if_in_peace(workdir, peaceful)
 
 
@@ -308,6 +315,7 @@ def test_sigterm_saves_exits_42_and_tells_the_command_that_goes_on(peaceful, tmp
     assert code == 42, err
     told_json = json.loads(out)
     assert (told_json["status"], told_json["step"]) == ("preempted", 4)
+    assert 0 < told_json["goodput"]["train"] < 1
     assert latest(tmp_path / "a run" / "checkpoints") == 4
     message = told_json["message"]
     assert message.startswith("preempted at step 4 of 8, saved; go on with the same")
@@ -316,7 +324,7 @@ def test_sigterm_saves_exits_42_and_tells_the_command_that_goes_on(peaceful, tmp
 
     code, out, err = run(*command)
     assert code == 0, err
-    assert out.startswith("done: 8 steps; next: neurofm embed ")
+    assert re.match(r"done: 8 steps, \d+% of .* in steps; next: neurofm embed ", out)
     assert_as_if_in_peace(tmp_path / "a run", peaceful)
 
 
@@ -564,7 +572,9 @@ def test_two_processes_train_as_one_stop_together_and_go_on(peaceful, tmp_path):
             np.testing.assert_allclose(row[key], row_2[key], rtol=1e-5, err_msg=key)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "5"]
     assert read_meta(workdir / "checkpoints" / "5")["mesh"]["data"] == 2
-    assert "started slurm: process 0 of 2, 1 of 2" in (workdir / "log.txt").read_text()
+    assert (
+        "started slurm: process 0 of 2, with 1 of" in (workdir / "log.txt").read_text()
+    )
 
     # The same two go on from step 3 to the same bits.
     end = checksums(workdir, step=5)

@@ -134,6 +134,14 @@ def started() -> dict[str, Any]:
     }
 
 
+def sentence() -> str:
+    """The same in words."""
+    return (
+        "started {by}: process {process} of {processes}, with {local_devices} of "
+        "{devices} devices".format(**started())
+    )
+
+
 def _simulate(devices: int) -> None:
     if devices < 1:
         raise NeuroFMError(f"--devices {devices}: give 1 or more")

@@ -35,7 +35,18 @@ def overview(
         ("share of the peak (MFU)", last("throughput/mfu", "{:.1%}".format)),
         ("data wait", last("time/data_wait", "{:.1%}".format)),
         ("time", last("time/hours", lambda hours: duration(3600 * hours))),
-        ("share of it in steps", last("time/goodput", "{:.0%}".format)),
+        ("peak of device memory", last("memory/peak_gib", "{:.2f} GiB".format)),
+        (
+            "since the first start",
+            last("time/wall_hours", lambda hours: duration(3600 * hours)),
+        ),
+        ("of it in steps", last("time/goodput", "{:.0%}".format)),
+        ("compiling", last("time/badput/compile", "{:.0%}".format)),
+        ("waiting for data", last("time/badput/wait", "{:.0%}".format)),
+        ("evaluating", last("time/badput/eval", "{:.0%}".format)),
+        ("saving", last("time/badput/checkpoint", "{:.0%}".format)),
+        ("starting", last("time/badput/start", "{:.0%}".format)),
+        ("lost to restarts", last("time/badput/lost", "{:.0%}".format)),
     ]
     return [(name, cells) for name, cells in table if any(cells)]
 

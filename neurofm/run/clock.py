@@ -1,11 +1,14 @@
 """Where the time of a run goes, and how fast it is, over all of its restarts.
 
-Every moment belongs to one bucket, so that the buckets add up to the hours of the run:
+Every moment since the first start belongs to one bucket, so that they add up:
 
-    start       until the first step of a process has been compiled and handed over
+    start       imports aside, until the first step of a process: opening, restoring
+    compile     of the fresh state and of the first step of a process
     train       steps
     wait        steps that could not begin for want of data
     eval, checkpoint
+    lost        from the checkpoint a process goes on from until that process began:
+                steps that are made again, and the time it was not running
 
 The device runs behind the host, which waits for it where metrics are read; rates are
 therefore taken from one logged row to the next and not around a single step.
@@ -15,10 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Bucket = Literal["start", "train", "wait", "eval", "checkpoint"]
-BUCKETS: tuple[Bucket, ...] = ("start", "train", "wait", "eval", "checkpoint")
+Bucket = Literal["start", "compile", "train", "wait", "eval", "checkpoint", "lost"]
+BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
 # Peak dense bfloat16 FLOP/s of a device by its `device_kind`, from the makers' data
 # sheets (a device is a chip, but half a chip on TPU v2 and v3, which are left out).
@@ -61,14 +64,17 @@ class Tally:
 
 
 class Clock:
-    """Measures a run; `to_json` goes into its checkpoints and `from_json` goes on."""
+    """Measures a run; `to_json` goes into its checkpoints, and `go_on` takes it."""
 
     def __init__(
-        self, total: Tally | None = None, now: Callable[[], float] = time.perf_counter
+        self,
+        now: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.time,
     ):
-        self.total = total or Tally()
-        self._now = now
-        self._mark = now()
+        self.total = Tally()
+        self._now, self._wall = now, wall
+        self._mark, self._made_at = now(), wall()
+        self._lost = 0.0  # counted once a step is made: a finished run loses nothing
         self._bucket: Bucket = "start"
         self._begun: Tally | None = None  # at the end of this process's first step
         self._row: Tally | None = None  # at the last row
@@ -79,7 +85,7 @@ class Clock:
         self._mark = now
 
     @contextmanager
-    def bucket(self, name: Literal["eval", "checkpoint"]) -> Iterator[None]:
+    def bucket(self, name: Literal["compile", "eval", "checkpoint"]) -> Iterator[None]:
         """Count the time inside as `name`."""
         self._lap()
         outside, self._bucket = self._bucket, name
@@ -99,7 +105,10 @@ class Clock:
           item_s: seconds of signal in one item.
         """
         self._lap()
-        if self._begun is not None:
+        if self._begun is None:
+            self._bucket = "compile"
+            self.total.seconds["lost"] += self._lost
+        else:
             waited = min(wait_s, self.total.seconds["train"])
             self.total.seconds["train"] -= waited
             self.total.seconds["wait"] += waited
@@ -108,7 +117,7 @@ class Clock:
         self.total.steps += 1
         self.total.items += items
         self.total.signal_s += items * item_s
-        if self._begun is None:  # this step was compiled: no rate can be told from it
+        if self._begun is None:  # no rate can be told from a step that was compiled
             self._bucket = "train"
             self._begun = self._row = self.total.copy()
 
@@ -120,20 +129,24 @@ class Clock:
           n_devices: devices that share them.
 
         Returns:
-          time/hours (of the run), time/goodput (share of them spent in steps),
-          data/hours (of signal seen); and, once a step was not the process's first,
+          time/hours (of the run, without what was lost), data/hours (of signal seen),
+          time/wall_hours (since the first start), time/goodput (share of those spent
+          in steps), time/badput/* (shares of the other buckets); and, once a step was
+          not the process's first,
           time/step_s (waiting included), time/data_wait (share of it spent waiting),
           time/pace_s (with evaluation and checkpoints, since the process began),
           throughput/examples_per_s, throughput/hours_per_s (of signal),
           throughput/flops_per_s (of all devices) and, where the peak of the device is
           known, throughput/mfu.
         """
-        self._lap()
-        elapsed = sum(self.total.seconds.values())
+        goodput = self.goodput()
+        kept = sum(self.total.seconds.values()) - self.total.seconds["lost"]
         row = {
-            "time/hours": elapsed / 3600,
-            "time/goodput": self.total.seconds["train"] / max(elapsed, 1e-9),
+            "time/hours": kept / 3600,
             "data/hours": self.total.signal_s / 3600,
+            "time/wall_hours": goodput.pop("wall_hours"),
+            "time/goodput": goodput.pop("train"),
+            **{f"time/badput/{name}": share for name, share in goodput.items()},
         }
         if (
             self._begun is None
@@ -158,15 +171,33 @@ class Clock:
             row["throughput/mfu"] = row["throughput/flops_per_s"] / (peak * n_devices)
         return row
 
-    def to_json(self) -> dict[str, Any]:
-        """The tally so far, as plain values."""
+    def goodput(self) -> dict[str, float]:
+        """`wall_hours` since the first start, and each bucket's share of them."""
         self._lap()
-        return vars(self.total.copy())
+        elapsed = sum(self.total.seconds.values())
+        shares = {b: s / max(elapsed, 1e-9) for b, s in self.total.seconds.items()}
+        return {"wall_hours": elapsed / 3600, **shares}
 
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> "Clock":
-        """A clock that goes on from a tally; the time between is not counted."""
-        return cls(Tally(**obj))
+    def sentence(self) -> str:
+        """The goodput in a few words."""
+        goodput = self.goodput()
+        wall = duration(3600 * goodput["wall_hours"])
+        return f"{goodput['train']:.0%} of {wall} in steps"
+
+    def to_json(self) -> dict[str, Any]:
+        """The tally so far and when that was, as plain values."""
+        self._lap()
+        return {**vars(self.total.copy()), "saved_at": self._wall()}
+
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """Add the tally of a checkpoint, and count what was lost since."""
+        before = Tally(**{k: v for k, v in saved.items() if k != "saved_at"})
+        for bucket, seconds in before.seconds.items():
+            self.total.seconds[bucket] += seconds
+        self.total.steps += before.steps
+        self.total.items += before.items
+        self.total.signal_s += before.signal_s
+        self._lost = max(0.0, self._made_at - saved.get("saved_at", self._made_at))
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -27,10 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Appends rows to a JSONL file, each of them safe on disk before the next."""
+    """Appends rows to a JSONL file, each of them safe on disk before the next.
+
+    `mirrors` are called with every row that was written.
+    """
 
     def __init__(self, path: str | PathLike[str]):
         self.path = Path(path)
+        self.mirrors: Sequence[Callable[[dict[str, Any]], None]] = ()
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; it holds `step`, and numbers of any kind."""
@@ -41,6 +46,8 @@ class MetricsLog:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        for mirror in self.mirrors:
+            mirror(plain)
 
     def cut_back(self, step: int) -> None:
         """Drop the rows of steps after `step`, and what a kill left half written.

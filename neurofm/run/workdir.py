@@ -18,6 +18,7 @@ from neurofm import __version__, config, files
 from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
 from neurofm.parallel import distributed
+from neurofm.run.track import WANDB_ID
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 CONFIG, ENV, SEEN = "config.json", "env.json", "pretrained_on.txt"
@@ -41,7 +42,7 @@ def environment() -> dict[str, Any]:
 
 def _untouched(path: Path) -> bool:
     """Whether a folder holds nothing but what a run writes before its first step."""
-    before = {"records", "log.txt", CONFIG, ENV, SEEN}
+    before = {"records", "log.txt", CONFIG, ENV, SEEN, "tensorboard", "wandb", WANDB_ID}
     drafts = tuple(f".{name}." for name in before)
     names = {entry.name for entry in path.iterdir()} - before
     return all(name.startswith(drafts) for name in names)
@@ -132,11 +133,12 @@ class Workdir:
         if jax.process_index() == 0:
             files.write_text(self.path / SEEN, "".join(f"{d}\n" for d in sha256))
 
-    def sentence(self, status: str, step: int, steps: int) -> str:
-        """What to tell the user at the end of a run."""
+    def sentence(self, status: str, step: int, steps: int, spent: str) -> str:
+        """What to tell the user at the end of a run, that of its time (`spent`) too."""
         saved, workdir = (shlex.quote(str(p)) for p in (self.path / CONFIG, self.path))
         if status == "done":
-            return f"done: {step} steps; next: neurofm embed {workdir} INPUT --out DIR"
+            next_command = f"neurofm embed {workdir} INPUT --out DIR"
+            return f"done: {step} steps, {spent}; next: {next_command}"
         stopped = f"{status} at step {step} of {steps}, saved"
         if step == 0:
             stopped = f"{status} before the first step, so nothing was saved"
