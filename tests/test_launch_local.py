@@ -29,7 +29,8 @@ def _records_apart(tmp_path, monkeypatch):
 
 def job_of(*command, processes=1, port=8476):
     where = Local(processes=processes, port=port)
-    return Record(Job(name="here", where=where, command=command), "0123456789ab")
+    job = Job(name="here", where=where, command=command)
+    return Record(job, "0123456789ab", ("/", "-"))
 
 
 def up(record, shown=None):
@@ -218,6 +219,16 @@ def test_a_local_job_from_the_command_line(tmp_path):
     code, _, err = neurofm("launch", "status", "here")
     assert code == 1
     assert "no job 'here' was launched from here" in err
+
+
+def test_a_local_job_runs_in_its_folder_wherever_it_is_gone_on_with(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    words = ["launch", "up", "here", "--on", "local", "--yes", "--", "bash", "-c"]
+    script = "pwd >>told; exit $([ $(wc -l <told) -eq 2 ] || echo 1)"
+    assert neurofm(*words, script, cwd=tmp_path / "one")[0] == 1
+    assert neurofm("launch", "up", "here", "--yes", cwd=tmp_path / "two")[0] == 0
+    assert (tmp_path / "one" / "told").read_text() == f"{tmp_path / 'one'}\n" * 2
 
 
 def test_the_exit_code_of_up_is_that_of_the_job():

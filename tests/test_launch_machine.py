@@ -236,6 +236,17 @@ def test_workers_that_cannot_be_reached_are_left_as_they_are():
     assert (state.code, "left all as it is" in state.sentence) == (70, True)
 
 
+def test_workers_that_never_start_are_given_back():
+    seen = Seen(time=0, resource="active", workers=(Worker("absent"),))
+    state, done = State(), []
+    while state.phase == "going":
+        seen = replace(seen, time=seen.time + 30)
+        state, verbs = step(state, seen, LIMITS)
+        done += verbs
+    assert done == ["start"] * LIMITS.tries + ["delete"]
+    assert state.sentence.startswith("starting the workers had no effect 3 times")
+
+
 def test_the_lines_of_the_worker_script_are_read_among_others():
     text = (
         "Using ssh batch size of 4.\n"

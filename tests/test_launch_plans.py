@@ -47,7 +47,7 @@ JOBS = {
 
 def plan(made):
     if isinstance(made.where, Local):
-        return local.plan(made, HOME)
+        return local.plan(made, HOME, "/home/me/neurofm")
     return tpu_vm.plan(made, OWNER, "/home/me/neurofm", SHA, HOME)
 
 

@@ -47,6 +47,7 @@ start)
   flock 8 # of two starts at once, the second finds the work of the first
   look
   if [ "$attempt" -ge "$new" ]; then
+    rm -f "$folder/env"
     echo "neurofm-worker: attempt $new of $name was started before"
     exit 0
   fi

@@ -42,7 +42,7 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--code",
                 type=click.Path(path_type=Path),
                 default=".",
-                help="Folder of the code to send; default this one.",
+                help="Folder of the code, sent or run in; default this one.",
             ),
             click.argument("words", nargs=-1, type=click.UNPROCESSED),
         ]
@@ -82,18 +82,18 @@ def _record(code: Path, **given: Any):
 
     job = _job(**given)
     if isinstance(job.where, Local):
-        return Record(job, owner())
+        return Record(job, owner(), (str(code.resolve()), "-"))
     made = tree(code)
     return Record(job, owner(), (str(made.root), made.sha256))
 
 
 def _plan(record):
     from neurofm.launch import local, tpu_vm
+    from neurofm.launch.job import Local
 
-    folder = str(record.folder)
-    if record.code is None:
-        return local.plan(record.job, folder)
-    root, sha256 = record.code
+    folder, (root, sha256) = str(record.folder), record.code
+    if isinstance(record.job.where, Local):
+        return local.plan(record.job, folder, root)
     return tpu_vm.plan(record.job, record.owner, root, sha256, folder)
 
 

@@ -69,7 +69,7 @@ def up(
     if record.state().phase == "ended":
         return replace(record.state(), sentence="done before: nothing to do")
     record.go_on()
-    if record.code is not None:
+    if not isinstance(record.job.where, Local):
         runner.execute(tpu_vm.pack(*record.code, str(record.folder)), record)
 
     def started(state: State, seen: Seen) -> bool:

@@ -5,7 +5,7 @@ from neurofm.launch.code import scripts
 from neurofm.launch.job import Job, Local
 
 
-def _call(job: Job, folder: str, i: int, why: str, *words: str) -> Run:
+def _call(folder: str, i: int, why: str, *words: str) -> Run:
     home = f"NEUROFM_LAUNCH_HOME={folder}/worker-{i}"
     script = str(scripts() / "run_worker.sh")
     return Run(why, ("env", home, "bash", script, *words))
@@ -13,9 +13,7 @@ def _call(job: Job, folder: str, i: int, why: str, *words: str) -> Run:
 
 def _each(job: Job, folder: str, why: str, *words: str) -> list[Action]:
     verb, *rest = words
-    return [
-        _call(job, folder, i, why, verb, job.name, *rest) for i in range(job.workers)
-    ]
+    return [_call(folder, i, why, verb, job.name, *rest) for i in range(job.workers)]
 
 
 def command(job: Job, process: int) -> tuple[str, ...]:
@@ -31,18 +29,15 @@ def command(job: Job, process: int) -> tuple[str, ...]:
     )
 
 
-def start(job: Job, attempt: int, folder: str) -> list[Action]:
-    return [
-        _call(
-            job,
-            folder,
-            i,
-            f"start attempt {attempt} of process {i}",
-            *("start", job.name, str(attempt), "-"),
-            *command(job, i),
-        )
-        for i in range(job.workers)
-    ]
+def start(job: Job, attempt: int, folder: str, cwd: str) -> list[Action]:
+    """Start every process in the folder `cwd`, whatever folder this is asked from."""
+    actions: list[Action] = []
+    for i in range(job.workers):
+        why = f"start attempt {attempt} of process {i}"
+        words = "start", job.name, str(attempt), "-", *command(job, i)
+        _, *rest = _call(folder, i, why, *words).argv
+        actions.append(Run(why, ("env", f"--chdir={cwd}", *rest)))
+    return actions
 
 
 def status(job: Job, folder: str) -> list[Action]:
@@ -51,7 +46,7 @@ def status(job: Job, folder: str) -> list[Action]:
 
 def logs(job: Job, folder: str, lines: int, worker: int) -> list[Action]:
     why = f"the end of process {worker}'s log"
-    return [_call(job, folder, worker, why, "logs", job.name, str(lines))]
+    return [_call(folder, worker, why, "logs", job.name, str(lines))]
 
 
 def stop(job: Job, folder: str) -> list[Action]:
@@ -63,6 +58,6 @@ def kill(job: Job, folder: str) -> list[Action]:
     return _each(job, folder, "SIGKILL to what hangs", "kill")
 
 
-def plan(job: Job, folder: str) -> list[Action]:
+def plan(job: Job, folder: str, cwd: str) -> list[Action]:
     """All that a launch does, in order."""
-    return [*start(job, 1, folder), *status(job, folder)]
+    return [*start(job, 1, folder, cwd), *status(job, folder)]

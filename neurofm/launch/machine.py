@@ -168,6 +168,8 @@ def _try(state: State, seen: Seen, limits: Limits, verb: Verb) -> Next:
         return replace(state, sentence=f"waiting, then {TRYING[verb]}"), ()
     if state.tries >= limits.tries:
         told = f"{TRYING[verb]} had no effect {state.tries} times: see the journal"
+        if verb == "start":
+            return _end(state, FAULT, f"{told}; gave up")
         return _end(state, FAULT, f"{told}; gave up, and left all as it is", ())
     after = seen.time + limits.backoff(state.tries) if state.tries else seen.time
     state = replace(state, tries=state.tries + 1, not_before=after)

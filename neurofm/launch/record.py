@@ -38,12 +38,12 @@ class Record:
     """A job that was launched from here.
 
     Attributes:
-      code: folder of the code, and its hash; neither for a local job.
+      code: folder of the code, and its hash; a local job runs in the folder, unhashed.
     """
 
     job: Job
     owner: str
-    code: tuple[str, str] | None = None
+    code: tuple[str, str]
 
     @property
     def folder(self) -> Path:
@@ -60,8 +60,8 @@ class Record:
                 f"{', '.join(known) or '(none)'}, or launch it with `neurofm launch up`"
             )
         kept = json.loads(path.read_text())
-        code = tuple(kept["code"]) if kept["code"] else None
-        return cls(Job.from_json(kept["job"]), kept["owner"], code)
+        folder, sha256 = kept["code"]
+        return cls(Job.from_json(kept["job"]), kept["owner"], (folder, sha256))
 
     def save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -131,12 +131,11 @@ def actions(verb: Verb, record: Record, seen: Seen, state: State) -> list[Action
     job, folder = record.job, str(record.folder)
     if isinstance(job.where, Local):
         table = {
-            "start": lambda: local.start(job, state.attempt, folder),
+            "start": lambda: local.start(job, state.attempt, folder, record.code[0]),
             "stop": lambda: local.stop(job, folder),
             "kill": lambda: local.kill(job, folder),
         }
         return table[verb]() if verb in table else []
-    assert record.code is not None
     _, sha256 = record.code
     there = bool(seen.workers) and all(w.tree == sha256 for w in seen.workers)
     sync = [] if there else tpu_vm.sync(job, sha256, folder)
