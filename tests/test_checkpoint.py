@@ -224,6 +224,15 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops(run):
             read()
 
 
+def test_a_run_killed_in_its_first_save_begins_again(run, caplog):
+    for step in ("3", "6"):
+        (run.directory / step / "meta.json").unlink()
+    assert reopened(run).restore(abstract(make_state(6))) is None
+    assert "step 6 (it was never finished" in caplog.text
+    with pytest.raises(NeuroFMError, match="is not a checkpoint that can be used"):
+        restore_params(run.directory)
+
+
 def test_another_config_is_refused_naming_what_differs(run):
     other = make_state(6)
     other["params"]["encoder"]["kernel"] = jnp.zeros((7, 4))

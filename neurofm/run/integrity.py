@@ -32,6 +32,10 @@ class Damaged(Exception):
     """A checkpoint that cannot be used; the message says why."""
 
 
+class Unfinished(Damaged):
+    """The step was never written to the end, so nothing was lost with it."""
+
+
 @jax.jit
 def _lanes(x: Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
     """Sums modulo 2^32 of the words of `x`: plain, and weighted by position."""
@@ -102,8 +106,8 @@ def read_record(folder: epath.Path) -> dict[str, Any]:
         if not folder.is_dir():
             raise Damaged("there is no such folder")
         if not any(folder.iterdir()):
-            raise Damaged("it is empty")
-        raise Damaged(f"it was never finished: no {RECORD}")
+            raise Unfinished("it is empty")
+        raise Unfinished(f"it was never finished: no {RECORD}")
     try:
         record = json.loads((folder / RECORD).read_text())
         seal = record.pop("sha256")
@@ -132,22 +136,29 @@ def newest_good(
       read: what to make of one step's folder; raises Damaged.
 
     Returns:
-      the step and what was read, or None where there is no step at all.
+      the step and what was read, or None where no step was ever finished.
 
     Raises:
-      NeuroFMError: there are steps and none is good.
+      NeuroFMError: there are finished steps and none is good.
     """
     passed: list[str] = []
+    damaged = False
     for step in reversed(step_folders(directory)):
         try:
             result = read(directory / str(step))
         except Damaged as fault:
             passed.append(f"step {step} ({fault})")
+            damaged |= not isinstance(fault, Unfinished)
             continue
         if passed:
             reasons = ", ".join(passed)
             log.warning("going on from checkpoint %d, passing over %s", step, reasons)
         return step, result
+    if passed and not damaged:  # the run was killed while it saved for the first time
+        log.warning(
+            "no checkpoint was ever finished, passing over %s", ", ".join(passed)
+        )
+        return None
     if passed:
         raise NeuroFMError(
             f"no checkpoint in {directory} can be used: {', '.join(passed)}; put back "
