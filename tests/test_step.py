@@ -521,8 +521,7 @@ def equals_one_device(name, sizes, accumulate):
 
 
 CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in ("line", "wavjepa") for s in SPREAD}
-MIXED = "data=2 fsdp=2 tensor=2, accumulated"
-CASES |= {f"wavjepa in rooms, {MIXED}": ("wavjepa in rooms", *SPREAD[MIXED])}
+CASES["wavjepa in rooms, data=8, accumulated"] = "wavjepa in rooms", Mesh(data=8), 2
 
 
 def on_eight_devices():
