@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.label_columns import Note
 from neurofm.data.records import open_dataset
+from neurofm.stores import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def write_notes(
         (folder / name).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def read_notes(path: Path) -> tuple[Note, ...]:
+def read_notes(path: Place) -> tuple[Note, ...]:
     """Rows of a table of `write_notes`; none where it is absent."""
     if not path.is_file():
         return ()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurofm.errors import NeuroFMError
 from neurofm.findings import Findings, render
+from neurofm.stores import Place, is_remote, place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +29,8 @@ def check(path: str | Path) -> Findings:
     """
     from data_pipelines import soundfiles
 
+    if is_remote(path):
+        return _check_in_store(place(path))
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     if (path / "dataset.json").is_file() or (partial.is_dir() and not path.exists()):
@@ -162,7 +165,18 @@ def _label_tables(
     return tables, problems
 
 
-def check_dataset(path: Path) -> Findings:
+def _check_in_store(path: Place) -> Findings:
+    if (path / "dataset.json").is_file():
+        return check_dataset(path)
+    if (path / "config.json").is_file() or "checkpoints" in path.parts[-2:]:
+        return check_model(path)
+    raise NeuroFMError(
+        f"{path} holds neither a dataset nor a model; recordings are looked at and "
+        "prepared on a local disk"
+    )
+
+
+def check_dataset(path: Place) -> Findings:
     """Contract, hours, splits, labels and hash of a prepared dataset."""
     import numpy as np
 
@@ -247,7 +261,7 @@ def _shared_between_splits(items: "pa.Table") -> list[tuple[str, str]]:
     return [(item, what)]
 
 
-def check_model(path: Path) -> Findings:
+def check_model(path: Place) -> Findings:
     """Step, size, fingerprint and input contract of a model."""
     from neurofm.model import load
     from neurofm.weights import leaves
@@ -270,10 +284,10 @@ def _named(others: dict[str, int]) -> dict[str, int]:
     return {suffix or "no suffix": n for suffix, n in sorted(others.items())}
 
 
-def _beside(path: Path) -> str:
+def _beside(path: Place) -> str:
     """A name to put results under, in the folder where the user stands."""
     return shlex.quote(path.stem if path.is_file() else path.resolve().name)
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Place) -> str:
     return shlex.quote(str(path))

@@ -19,6 +19,7 @@ import click
 
 from neurofm import __version__
 from neurofm.errors import NeuroFMError
+from neurofm.stores import is_remote, place
 
 DONE, USER_ERROR, PREEMPTED, FAULT, INTERRUPTED = 0, 1, 42, 70, 130
 EXIT_CODES = {
@@ -30,6 +31,31 @@ EXIT_CODES = {
 # What the place that was named is to blame for, and not this program.
 PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 PLACES += (errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+class Place(click.ParamType):
+    """A path; the address of a store too, unless it is to be local."""
+
+    name = "path"
+
+    def __init__(self, local: bool = False):
+        self.local = local
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if self.local and is_remote(value):
+            self.fail(
+                f"{value} is in a store, and this has to be on a local disk: give a "
+                "local path, and copy it from or to the store",
+                param,
+                ctx,
+            )
+        try:
+            return place(value)
+        except NeuroFMError as error:
+            self.fail(str(error), param, ctx)
+
+
+PLACE, LOCAL = Place(), Place(local=True)
 
 Result = tuple[dict[str, Any], str]  # the JSON object, and the words for a person
 
@@ -139,7 +165,7 @@ def users_mistake(error: Exception) -> str | None:
 
 def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:
     """The MODEL argument: a run's workdir, a checkpoint step or a model folder."""
-    return click.argument("model", type=click.Path(path_type=Path))(function)
+    return click.argument("model", type=PLACE)(function)
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -173,7 +199,7 @@ def counter(what: str) -> Callable[..., None]:
 
 
 @command("check")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PLACE)
 def check_command(path: Path):
     """Say what a folder, file, dataset or model is, what is wrong, and what is next."""
     import io
@@ -220,7 +246,7 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
 )
-@click.option("--labels", type=click.Path(path_type=Path), help="TSV, column `file`.")
+@click.option("--labels", type=LOCAL, help="TSV, column `file`.")
 @click.option("--pattern", help="Regular expression with named groups.")
 @click.option("--subdirs", help="Names for the sub-folders, as columns.")
 @click.option("--licence", default="", help="Terms of the recordings.")
@@ -267,7 +293,7 @@ def prepare_command(kind: str, beam: tuple[str, ...], **arguments: Any):
 
 @command("pretrain")
 @click.argument("config")
-@click.option("--workdir", type=click.Path(path_type=Path), required=True)
+@click.option("--workdir", type=PLACE, required=True)
 @click.option("--devices", type=int, help="Simulate N CPU devices in each process.")
 @click.option("--coordinator", help="HOST:PORT of process 0; default by detection.")
 @click.option("--num-processes", type=int, help="1 alone: this one, no detection.")
@@ -345,8 +371,8 @@ def plan_command(
 
 @command("embed")
 @model_argument
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.argument("inputs", nargs=-1, required=True, type=PLACE)
+@click.option("--out", type=LOCAL, required=True)
 @click.option("--layers", default="last", show_default=True, help="6,12 or all.")
 @click.option("--pool", type=click.Choice(["mean", "none"]), default="none")
 @click.option("--events", is_flag=True, help="One row an interval event.")
@@ -371,9 +397,9 @@ def embed_command(model: Path, inputs: tuple[Path, ...], layers: str, **argument
 
 @command("import")
 @click.argument("system")
-@click.argument("weights", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--config", type=click.Path(path_type=Path), help="The hub's config.")
+@click.argument("weights", type=LOCAL)
+@click.option("--out", type=LOCAL, required=True)
+@click.option("--config", type=LOCAL, help="The hub's config.")
 def import_command(system: str, weights: Path, out: Path, config: Path | None):
     """Turn official weights into a neurofm model, strictly, with a report."""
     from dataclasses import asdict
@@ -394,7 +420,7 @@ def import_command(system: str, weights: Path, out: Path, config: Path | None):
 
 @command("export")
 @model_argument
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=LOCAL, required=True)
 def export_command(model: Path, out: Path):
     """Write config.json, model.safetensors and a card; load(OUT) gives the same."""
     from neurofm.model import load, save
@@ -410,14 +436,14 @@ def export_command(model: Path, out: Path):
 
 
 @command("evaluate")
-@click.argument("given", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("given", nargs=-1, required=True, type=PLACE)
 @click.option("--suite", default="probe", show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--data", type=PLACE, required=True)
+@click.option("--out", type=LOCAL, required=True)
 @click.option("--target", help="Column to predict; default the interval labels.")
 @click.option("--groups", help="Column that must not be on both sides of a split.")
 @click.option("--split", help="Column, logo, groupkfold:K, kfold:K or column=value.")
-@click.option("--labels", type=click.Path(path_type=Path), help="As in `prepare`.")
+@click.option("--labels", type=LOCAL, help="As in `prepare`.")
 @click.option("--pattern", help="As in `prepare`.")
 @click.option("--subdirs", help="As in `prepare`.")
 def evaluate_command(given: tuple[Path, ...], out: Path, **arguments: Any):
@@ -430,8 +456,8 @@ def evaluate_command(given: tuple[Path, ...], out: Path, **arguments: Any):
 
 
 @command("report")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.argument("runs", nargs=-1, required=True, type=PLACE)
+@click.option("--out", type=PLACE, required=True)
 def report_command(runs: tuple[Path, ...], out: Path):
     """Show runs, models and scores side by side in one HTML file."""
     from neurofm.report.page import render
@@ -442,9 +468,7 @@ def report_command(runs: tuple[Path, ...], out: Path):
 
 @command("quickstart")
 @click.option("--system", default="wavjepa", show_default=True)
-@click.option(
-    "--workdir", type=click.Path(path_type=Path), default="neurofm-quickstart"
-)
+@click.option("--workdir", type=LOCAL, default="neurofm-quickstart")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.argument("overrides", nargs=-1)
 def quickstart_command(

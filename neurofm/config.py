@@ -20,6 +20,7 @@ from neurofm import registry
 from neurofm.errors import NeuroFMError
 from neurofm.optim import Optim
 from neurofm.run.track import Tracker
+from neurofm.stores import Place, place
 from neurofm.task import Task
 
 
@@ -220,9 +221,9 @@ def shipped() -> list[str]:
     return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.py"))
 
 
-def find(name: str) -> Path:
+def find(name: str) -> Place:
     """The file a CONFIG argument means."""
-    path = Path(name)
+    path = place(name)
     if path.suffix in (".py", ".json"):
         if path.is_file():
             return path

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from neurofm import config, files
+from neurofm import config, files, stores
 from neurofm.contract import InputContract
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.records import Dataset, open_dataset
@@ -99,7 +99,7 @@ def evaluate(
     """
     if suite not in SUITES:
         raise NeuroFMError(f"no suite is called {suite!r}: {suggest(suite, [*SUITES])}")
-    entrants = [entrant(Path(path)) for path in given]
+    entrants = [entrant(stores.place(path)) for path in given]
     if not entrants:
         raise NeuroFMError("nothing was given to score: name a model or embeddings")
     if any(e.system != entrants[0].system for e in entrants):
@@ -109,7 +109,7 @@ def evaluate(
         )
     out = Path(out)
     told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
-    dataset = _dataset(Path(data), out, entrants[0].contract, told)
+    dataset = _dataset(stores.place(data), out, entrants[0].contract, told)
     examples = exampling.from_dataset(dataset, target, groups, split)
     if examples.span is not None and any(e.pooled for e in entrants):
         raise NeuroFMError(
@@ -177,7 +177,7 @@ def _n_seen(entrants: Sequence[Entrant], dataset: Dataset, examples: Examples) -
 
 
 def _dataset(
-    path: Path, out: Path, contract: InputContract, told: dict[str, Any]
+    path: stores.Place, out: Path, contract: InputContract, told: dict[str, Any]
 ) -> Dataset:
     if path.is_dir() and not (path / "dataset.json").is_file():
         from data_pipelines.audio import prepare
@@ -194,7 +194,7 @@ def _dataset(
     return open_dataset(path)
 
 
-def entrant(path: Path) -> Entrant:
+def entrant(path: stores.Place) -> Entrant:
     """A model or a folder of embeddings, made ready to read recordings."""
     if (path / "embeddings.json").is_file():
         return _stored(open_embeddings(path))
@@ -269,6 +269,6 @@ def _stored(stored: Embeddings) -> Entrant:
         untrained=None,
         contract=InputContract.from_json(stored.info["contract"]),
         system=request["task"],
-        seen=seen_by(Path(stored.info["model"].get("source", ""))),
+        seen=seen_by(stores.place(stored.info["model"].get("source", ""))),
         pooled=request["pool"] != "none",
     )

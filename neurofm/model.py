@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.numpy
 from jax.sharding import NamedSharding, PartitionSpec
 
-from neurofm import config
+from neurofm import config, stores
 from neurofm.contract import InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.parallel.mesh import make as make_mesh
@@ -183,11 +183,11 @@ def _digests(variables: Tree) -> dict[str, str]:
     }
 
 
-def _is_empty(path: Path) -> bool:
+def _is_empty(path: stores.Place) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _is_model_folder(path: Path) -> bool:
+def _is_model_folder(path: stores.Place) -> bool:
     return (path / "config.json").is_file() and (path / "model.safetensors").is_file()
 
 
@@ -218,7 +218,7 @@ def load(path: str | os.PathLike) -> Model:
     Raises:
       NeuroFMError: there is no model at `path`, or a damaged one.
     """
-    path = Path(path)
+    path = stores.place(path)
     if _is_model_folder(path):
         return _load_folder(path)
     _refuse_unsaved(path.parent if path.name == "checkpoints" else path)
@@ -234,7 +234,7 @@ def load(path: str | os.PathLike) -> Model:
     )
 
 
-def _refuse_unsaved(run: Path) -> None:
+def _refuse_unsaved(run: stores.Place) -> None:
     """Say so where `run` is a run's workdir that a stop came to before its first save.
 
     Raises:
@@ -249,7 +249,7 @@ def _refuse_unsaved(run: Path) -> None:
         )
 
 
-def _load_folder(path: Path) -> Model:
+def _load_folder(path: stores.Place) -> Model:
     try:
         described = json.loads((path / "config.json").read_text())
         task = config.task_from_json(described["task"])
@@ -280,7 +280,7 @@ def _load_folder(path: Path) -> Model:
     return model
 
 
-def _load_checkpoint(path: Path) -> Model:
+def _load_checkpoint(path: stores.Place) -> Model:
     from neurofm.checkpoint import restore_params  # orbax takes seconds to import
 
     variables, meta = restore_params(path)
@@ -315,7 +315,7 @@ def load_frozen(name: str, path: str | os.PathLike) -> tuple[Model, Tree, str]:
     return model, variables, leaves.params_sha256(variables)
 
 
-def _frozen_again(path: Path, task: Task, known: dict[str, Any]) -> Tree:
+def _frozen_again(path: stores.Place, task: Task, known: dict[str, Any]) -> Tree:
     """The models that a checkpoint names, the very ones it was trained with."""
     frozen = {}
     for name in task.leans_on:

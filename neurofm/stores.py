@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from etils import epath
 
 from neurofm.errors import NeuroFMError
 
-if TYPE_CHECKING:
-    from etils import epath
-
 T = TypeVar("T")
+Place = Path | epath.Path  # a file or folder, here or in a store
 
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts at one request
 # Requests under way at once: 50 ms each, they bring 1,280 segments of 256 KiB a second.
@@ -33,7 +33,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
-def place(path: str | os.PathLike[str]) -> "Path | epath.Path":
+def place(path: str | os.PathLike[str]) -> Place:
     """A folder or file to read and write with the methods of pathlib.
 
     Raises:
@@ -48,9 +48,7 @@ def place(path: str | os.PathLike[str]) -> "Path | epath.Path":
             f"on {scheme}://; give one of these"
         )
     filesystem(address)  # a missing driver is told here
-    from etils import epath
-
-    return epath.Path(address)
+    return epath.Path(address.rstrip("/"))
 
 
 def address(path: str | os.PathLike[str]) -> Path | str:
@@ -65,8 +63,12 @@ def filesystem(address: str) -> tuple[Any, str]:
     Raises:
       NeuroFMError: no such kind of store, or its driver is not installed.
     """
+    from fsspec.config import conf
     from fsspec.core import url_to_fs
 
+    # Listings kept by one process know nothing of what tensorstore or others wrote.
+    for protocol in ("gs", "gcs", "s3"):
+        conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
     scheme = address.split("://")[0]
     try:
         return url_to_fs(address)

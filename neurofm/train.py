@@ -9,13 +9,12 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from neurofm import config
+from neurofm import config, stores
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Experiment
 from neurofm.data import loader, plan
@@ -65,7 +64,7 @@ def pretrain(
 
     Args:
       exp: a resolved experiment.
-      workdir: folder of the run; made if need be.
+      workdir: folder of the run, or its address (gs://, s3://); made if need be.
       show: called with every logged row.
       profile: steps (from, to) to trace into `workdir/profile`.
 
@@ -79,11 +78,16 @@ def pretrain(
             "DIR`) and give it as data.path=DIR"
         )
     track.require(exp.train.trackers)
+    if stores.is_remote(workdir) and (exp.train.trackers or profile):
+        raise NeuroFMError(
+            f"{workdir} is in a store, where train.track and --profile cannot write: "
+            "leave them out, or give a --workdir on a disk"
+        )
     exp, leaning = frozen_models.lean(exp)
     datasets = [open_dataset(path) for path in exp.data.paths]
     scenery = open_scenery(exp.task.batch_spec("train"), exp.data)
     every = [*datasets, *(scenery.datasets if scenery else ())]
-    folder = Workdir.claim(Path(workdir), exp, [d.hash for d in every])
+    folder = Workdir.claim(stores.place(workdir), exp, [d.hash for d in every])
     with folder.logged(), stop_signals() as stop:
         outcome = _pretrain(
             exp, leaning, folder, datasets, scenery, show, profile, stop
@@ -152,6 +156,7 @@ def _pretrain(
         if exp.init.path:
             state |= start_from(exp.init.path, state, task.name)
     written = MetricsLog(folder.path / "metrics.jsonl")
+    folder.journals.append(written.journal)
     if jax.process_index() == 0:
         written.cut_back(start or -1)  # at its start a run evaluates step 0 again
 
@@ -190,6 +195,7 @@ def _pretrain(
                 "watch": {"start": watch.start, "below": watch.below},
                 "frozen": frozen_models.known(leaning),
             }
+            folder.upload()  # so that no row before a checkpoint is lost
             checkpoints.save(step, state, meta)
 
     def record(step: int, row: Row) -> None:

@@ -184,7 +184,8 @@ def run(*words: str, stop: str = "SIGKILL never 0", **environment: str):
     Returns:
       exit code (of a process that died of a signal, minus its number), stdout, stderr.
     """
-    environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "STOP": stop}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment |= {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "STOP": stop}
     done = subprocess.run(
         [sys.executable, "-m", *words],
         env=os.environ | environment,

@@ -16,6 +16,7 @@ from neurofm.contract import InputContract
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import inputs
 from neurofm.errors import NeuroFMError
+from neurofm.stores import Place, place
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +107,14 @@ def find(given: Sequence[str | os.PathLike], contract: InputContract) -> list[So
       NeuroFMError: an argument names nothing, or a dataset the model cannot take.
     """
     found: list[tuple[str, Source]] = []
-    for path in map(Path, given):
+    for path in map(place, given):
         if (path / "dataset.json").is_file():
             found += [(str(path), r) for r in _records(path, contract)]
+        elif not isinstance(path, Path):
+            raise NeuroFMError(
+                f"{path} holds no dataset: of stores datasets are read, sound files "
+                "from a local disk"
+            )
         elif path.is_dir():
             found += [(str(path), f) for f in _files(path)]
         elif path.is_file():
@@ -143,7 +149,7 @@ def _files(folder: Path) -> list[SoundFile]:
     return [SoundFile(name, folder / name) for name in names]
 
 
-def _records(path: Path, contract: InputContract) -> list[Record]:
+def _records(path: Place, contract: InputContract) -> list[Record]:
     dataset = open_dataset(path)
     given = {"kind": dataset.info.kind, "unit": dataset.info.unit}
     given |= {"sfreq": dataset.info.sfreq, "n_chans": dataset.info.n_chans}

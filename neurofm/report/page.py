@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofm import files
+from neurofm import files, stores
 from neurofm.errors import NeuroFMError
 from neurofm.report.curves import CURVES, Curves, draw_curves
 from neurofm.report.tables import (
@@ -49,11 +49,13 @@ class Source:
     env: dict[str, Any]
     scores: dict[str, Any]
     rows: list[Row]
-    figures: list[Path]
+    figures: list[stores.Place]
     log_warnings: list[str]
 
 
-def render(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
+def render(
+    runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]
+) -> stores.Place:
     """Write the report of one folder, or of several side by side, to `out`.
 
     Raises:
@@ -62,7 +64,7 @@ def render(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    paths = [Path(run) for run in runs]
+    paths = [stores.place(run) for run in runs]
     if not paths:
         raise NeuroFMError("there is nothing to report: give the folder of a run")
     sources = [read(p, name) for p, name in zip(paths, _names(paths), strict=True)]
@@ -91,13 +93,13 @@ def render(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         config=side_by_side([source.config for source in sources]),
         environment=side_by_side([source.env for source in sources]),
     )
-    out = Path(out)
+    out = stores.place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(out, page)
     return out
 
 
-def read(path: Path, name: str) -> Source:
+def read(path: stores.Place, name: str) -> Source:
     """What a folder has to show.
 
     Raises:
@@ -194,16 +196,14 @@ def score_curves(sources: Sequence[Source]) -> tuple[Curves, dict[str, list[Row]
 def _embedded(source: Source) -> Iterator[dict[str, str]]:
     for path in source.figures:
         told = path.with_suffix(".txt")
-        caption = (
-            told.read_text(errors="replace")
-            if told.is_file()
-            else path.stem.replace("_", " ")
-        )
+        caption = path.stem.replace("_", " ")
+        if told.is_file():
+            caption = told.read_bytes().decode(errors="replace")
         data = base64.b64encode(path.read_bytes()).decode()
         yield {"run": source.name, "caption": caption.strip(), "data": data}
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _names(paths: Sequence[stores.Place]) -> list[str]:
     """Folder names, with as many parents as it takes to tell them apart."""
     parts = [path.resolve().parts for path in paths]
     for n in range(1, max(map(len, parts)) + 1):
@@ -213,7 +213,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     raise NeuroFMError("the same folder was given twice: name each once")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: stores.Place) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
@@ -227,9 +227,9 @@ def _json(path: Path) -> dict[str, Any]:
     return obj
 
 
-def _log_warnings(path: Path) -> list[str]:
+def _log_warnings(path: stores.Place) -> list[str]:
     if not path.is_file():
         return []
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_bytes().decode(errors="replace").splitlines()
     told = [line.strip() for line in lines if re.search(r"\b(WARNING|ERROR)\b", line)]
     return list(dict.fromkeys(told))

@@ -8,16 +8,15 @@ Numbers that are not finite, for which JSON has no word, are the strings "NaN",
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from neurofm import files
+from neurofm.files import Journal
 from neurofm.run.clock import duration
+from neurofm.stores import Place, place
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -34,18 +33,15 @@ class MetricsLog:
     """
 
     def __init__(self, path: str | PathLike[str]):
-        self.path = Path(path)
+        self.path = place(path)
+        self.journal = Journal(path)
         self.mirrors: Sequence[Callable[[dict[str, Any]], None]] = ()
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; it holds `step`, and numbers of any kind."""
         plain = {"step": int(row["step"])}
         plain |= {name: _plain(x) for name, x in row.items() if name != "step"}
-        line = json.dumps(plain, allow_nan=False) + "\n"
-        with self.path.open("a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        self.journal.write_line(json.dumps(plain, allow_nan=False))
         for mirror in self.mirrors:
             mirror(plain)
 
@@ -58,13 +54,13 @@ class MetricsLog:
         """
         if not self.path.exists():
             return
-        lines = self.path.read_text(errors="replace").splitlines(keepends=True)
+        lines = _lines(self.path)
         rows = [(line, _parsed(line)) for line in lines]
         kept = [line for line, row in rows if row is not None and row["step"] <= step]
         if len(kept) == len(lines):
             return
         broken = sum(row is None for _, row in rows)
-        files.write_text(self.path, "".join(kept))
+        self.journal.replace("".join(kept))
         log.info(
             "%s: cut back to step %d, dropping %d later rows and %d broken lines",
             self.path.name,
@@ -79,14 +75,18 @@ def read_rows(path: str | PathLike[str]) -> list[Row]:
 
     A line that a kill left half written is left out with a word.
     """
-    path = Path(path)
+    path = place(path)
     if not path.exists():
         return []
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    lines = _lines(path)
     rows = [row for line in lines if (row := _parsed(line)) is not None]
     if len(rows) < len(lines):
         log.warning("%s: left out %d broken lines", path, len(lines) - len(rows))
     return rows
+
+
+def _lines(path: Place) -> list[str]:
+    return path.read_bytes().decode(errors="replace").splitlines(keepends=True)
 
 
 def _plain(x: Any) -> int | float | str:

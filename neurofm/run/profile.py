@@ -1,12 +1,12 @@
 """A window of steps under jax's profiler, when a user asks for one."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from neurofm.errors import NeuroFMError
+from neurofm.stores import Place
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def window(text: str, steps: int) -> Window:
 class Profile:
     """Traces the steps of a window in the first process; entered around the loop."""
 
-    def __init__(self, steps: Window | None, folder: Path):
+    def __init__(self, steps: Window | None, folder: Place):
         """Trace nothing where `steps` is None; write below `folder`."""
         self._steps = steps if jax.process_index() == 0 else None
         self._folder = folder

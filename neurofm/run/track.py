@@ -8,11 +8,11 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from neurofm import files
 from neurofm.errors import NeuroFMError
+from neurofm.stores import Place
 
 Tracker = Literal["tensorboard", "wandb"]
 Mirror = Callable[[dict[str, Any]], None]  # takes a row of metrics.jsonl
@@ -37,7 +37,7 @@ def require(trackers: Sequence[Tracker]) -> None:
 
 @contextmanager
 def mirrors(
-    trackers: Sequence[Tracker], workdir: Path, config: dict[str, Any], step: int
+    trackers: Sequence[Tracker], workdir: Place, config: dict[str, Any], step: int
 ) -> Iterator[list[Mirror]]:
     """Functions to call with every row, one a tracker; closed in the end.
 
@@ -57,7 +57,7 @@ def mirrors(
 
 
 @contextmanager
-def _tensorboard(workdir: Path, config: dict[str, Any], step: int) -> Iterator[Mirror]:
+def _tensorboard(workdir: Place, config: dict[str, Any], step: int) -> Iterator[Mirror]:
     from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
     del config
@@ -75,7 +75,7 @@ def _tensorboard(workdir: Path, config: dict[str, Any], step: int) -> Iterator[M
 
 
 @contextmanager
-def _wandb(workdir: Path, config: dict[str, Any], step: int) -> Iterator[Mirror]:
+def _wandb(workdir: Place, config: dict[str, Any], step: int) -> Iterator[Mirror]:
     import wandb  # pyright: ignore[reportMissingImports]
 
     del step

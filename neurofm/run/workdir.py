@@ -6,9 +6,8 @@ import platform
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
 from neurofm.parallel import distributed
 from neurofm.run.track import WANDB_ID
+from neurofm.stores import Place
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 CONFIG, ENV, SEEN = "config.json", "env.json", "pretrained_on.txt"
@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _untouched(path: Path) -> bool:
+def _untouched(path: Place) -> bool:
     """Whether a folder holds nothing but what a run writes before its first step."""
     before = {"records", "log.txt", CONFIG, ENV, SEEN, "tensorboard", "wandb", WANDB_ID}
     drafts = tuple(f".{name}." for name in before)
@@ -48,7 +48,7 @@ def _untouched(path: Path) -> bool:
     return all(name.startswith(drafts) for name in names)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Place) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -58,7 +58,7 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def seen_by(model: Path) -> frozenset[str]:
+def seen_by(model: Place) -> frozenset[str]:
     """sha256 of the files a model was pretrained on, where that is known.
 
     It is noted beside an exported model and in a run's workdir, above its checkpoints.
@@ -71,12 +71,18 @@ def seen_by(model: Path) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Workdir:
-    """A run's folder, claimed by one experiment and one set of data."""
+    """A run's folder, claimed by one experiment and one set of data.
 
-    path: Path
+    Attributes:
+      path: a local folder, or one in a store.
+      journals: files that grow during the run.
+    """
+
+    path: Place
+    journals: list[files.Journal] = field(default_factory=list)
 
     @classmethod
-    def claim(cls, path: Path, exp: Experiment, datasets: list[str]) -> "Workdir":
+    def claim(cls, path: Place, exp: Experiment, datasets: list[str]) -> "Workdir":
         """Make the folder this run's, or check that it already is.
 
         One in which nothing was trained, as a mistake came first, is free again.
@@ -119,14 +125,21 @@ class Workdir:
         if jax.process_index() > 0:
             yield
             return
-        handler = logging.FileHandler(self.path / "log.txt")
+        journal = files.Journal(self.path / "log.txt")
+        self.journals.append(journal)
+        handler = logging.StreamHandler(journal)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(handler)
         try:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
-            handler.close()
+            self.upload()
+
+    def upload(self) -> None:
+        """Bring what the journals hold to a store, where the run lies in one."""
+        for journal in self.journals:
+            journal.upload()
 
     def note_seen(self, sha256: list[str]) -> None:
         """Keep the digests of all files that training can show, one a line."""

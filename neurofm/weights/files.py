@@ -3,7 +3,6 @@
 import os
 import zipfile
 import zlib
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from neurofm.errors import NeuroFMError
+from neurofm.stores import Place, is_remote, place
 from neurofm.weights import torchfile
 
 _ZIP = b"PK\x03\x04"
@@ -30,7 +30,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
       NeuroFMError: a missing, damaged or unknown file, a pickle from before torch 1.6,
         TorchScript, big-endian numbers, a type of number that numpy cannot hold.
     """
-    path = Path(path)
+    path = place(path)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise NeuroFMError(f"{path} is {what}: give the file that holds the weights")
@@ -57,12 +57,14 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     }
 
 
-def _damaged(path: Path, why: Exception) -> NeuroFMError:
+def _damaged(path: Place, why: Exception) -> NeuroFMError:
     return NeuroFMError(f"{path} is damaged or cut short ({why}): fetch it again")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Place) -> dict[str, np.ndarray]:
     try:
+        if is_remote(path):
+            return safetensors.numpy.load(path.read_bytes())
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as e:
         raise _damaged(path, e) from e
@@ -73,7 +75,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         ) from e
 
 
-def _read_zip(path: Path) -> dict[str, np.ndarray]:
+def _read_zip(path: Place) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -89,7 +91,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     )
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Place) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             marked = [name for name in arrays.files if name.startswith("w/")]
