@@ -175,6 +175,8 @@ class Experiment:
 # Free to change when a run goes on; all other fields are what the run is.
 PLACEMENT = (
     "mesh.",
+    "task.remat",
+    "task.attention",
     "eval.",
     "data.path",
     "data.noise",

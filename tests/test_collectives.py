@@ -125,7 +125,12 @@ def found(request):
     done = subprocess.run(
         [sys.executable, __file__, request.param],
         env=os.environ
-        | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"},
+        | {
+            "PYTHONPATH": root,
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        },
         capture_output=True,
         text=True,
         timeout=300,

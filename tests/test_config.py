@@ -42,7 +42,8 @@ def overridden(*overrides):
         ("optim.lr=1e-3", lambda e: e.optim.lr, 1e-3),
         ("optim.lr=2", lambda e: e.optim.lr, 2.0),
         ("optim.betas=[0.8,0.9]", lambda e: e.optim.betas, (0.8, 0.9)),
-        ("task.remat=true", lambda e: e.task.remat, True),
+        ("task.remat=block", lambda e: e.task.remat, "block"),
+        ("task.attention=xla", lambda e: e.task.attention, "xla"),
         ("task.compute=dense", lambda e: e.task.compute, "dense"),
         ('task.compute="dense"', lambda e: e.task.compute, "dense"),
         ("task.horizon=null", lambda e: e.task.horizon, None),
@@ -97,7 +98,8 @@ def test_a_setting_takes_a_value_of_its_own_type(setting, read, value):
         ("optim.lr=NaN", "optim.lr=NaN does not fit"),
         ("optim.betas=[0.9]", "optim.betas=.* does not fit"),
         ("optim.warmup=2", "give the share of the run, 0 to 1"),
-        ("task.remat=yes", "bool was expected"),
+        ("task.remat=true", "one of 'none', 'block', 'selective' was expected"),
+        ("data.transductive=yes", "bool was expected"),
         ("task.compute=sparse", "one of 'gathered', 'dense'"),
         ("task.top_k=4", r"task.top_k is 4: give 1 to task.depth \(3\)"),
         ("train=5", "train is 5: an object of settings was expected"),
@@ -169,7 +171,7 @@ tasks = {
     "compute": st.sampled_from(["gathered", "dense"]),
     "horizon": st.none() | st.integers(0, 2**40),
     "context_caps": st.sampled_from([(9,), (3, 70)]),
-    "remat": st.booleans(),
+    "remat": st.sampled_from(["none", "block", "selective"]),
 }
 others = {
     Data: {

@@ -27,6 +27,7 @@ from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_frozen
 from neurofm.models.wavjepa import WavJEPA
 from neurofm.models.wavjepa_scenes import Scenes
+from neurofm.nn.blocks import Transformer
 from neurofm.nn.positions import sincos_channels
 from neurofm.objectives.masks import TimeInverse
 from neurofm.optim import Optim
@@ -471,6 +472,30 @@ def test_so_are_they_for_two_channels_and_whichever_room_the_context_takes(room)
         draws = {**draws, "context": draws["context"] & shown}
     got, wanted = (measured(t, batch=batch, draws=draws) for t in (gathered, dense))
     assert_same(got, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("remat", ["block", "selective"])
+def test_recomputing_changes_no_loss_and_no_gradient(remat):
+    assert_same(measured(replace(TINY, remat=remat)), measured(TINY), 1e-6)
+
+
+def test_the_backward_pass_keeps_less_the_more_it_recomputes():
+    x, visible = jnp.ones((2, 9, 16)), jnp.ones((2, 9), bool)
+
+    def kept(remat):
+        stack = Transformer(depth=3, heads=2, remat=remat)
+        params = stack.init(jax.random.key(0), x, visible)
+        _, back = jax.vjp(lambda p: stack.apply(p, x, visible)[0], params)
+        n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+        return sum(leaf.size for leaf in jax.tree.leaves(back)) - n_params
+
+    layers, tokens, width = 3, 18, 16
+    projections = 3 + 1 + 4 + 1  # q, k, v; out; mlp_in; mlp_out, in widths
+    inputs, outputs = layers * tokens * width, layers * tokens * width * projections
+    slack = 3 * tokens * width + visible.size  # the last norm, and indices
+    assert inputs <= kept("block") <= inputs + slack
+    assert inputs + outputs <= kept("selective") <= inputs + outputs + slack
+    assert kept("none") > 2 * (inputs + outputs)
 
 
 def test_on_whole_crops_the_statistics_of_the_unit_are_those_of_the_recording():

@@ -15,7 +15,7 @@ from neurofm.optim import Optim
 
 def config() -> Experiment:
     return Experiment(
-        task=WavJEPA(),
+        task=WavJEPA(remat="selective"),
         optim=Optim(lr=4e-4, weight_decay=0.04, clip_norm=5.0),
         train=Train(steps=375_000, batch_size=512, checkpoint_every=5_000),
         seed=42,

@@ -12,7 +12,7 @@ from neurofm.optim import Optim
 
 def config() -> Experiment:
     return Experiment(
-        task=WavJEPA(width=1024, depth=24, heads=16, remat=True),
+        task=WavJEPA(width=1024, depth=24, heads=16, remat="selective"),
         optim=Optim(lr=4e-4, weight_decay=0.04, clip_norm=5.0),
         train=Train(steps=375_000, batch_size=512, checkpoint_every=5_000),
         seed=42,

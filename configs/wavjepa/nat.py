@@ -26,7 +26,7 @@ from neurofm.optim import Optim
 
 def config() -> Experiment:
     return Experiment(
-        task=WavJEPA(n_chans=2),
+        task=WavJEPA(n_chans=2, remat="selective"),
         optim=Optim(lr=4e-4, weight_decay=0.04, clip_norm=5.0),
         train=Train(steps=375_000, batch_size=256, checkpoint_every=5_000),
         seed=42,

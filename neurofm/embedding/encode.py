@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from neurofm.embedding import inputs, windows
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
-from neurofm.parallel.mesh import BATCH_AXES
+from neurofm.parallel.mesh import BATCH_AXES, platform
 from neurofm.task import Task
 
 N_SIZES = 4  # of a batch's windows: the model's own, its half, quarter and eighth
@@ -244,14 +244,15 @@ def _run(
     }
     by_row = NamedSharding(model.mesh, PartitionSpec(BATCH_AXES))
     arrays = jax.device_put(arrays, by_row)
-    return _read_layers(tasks[size], layers, model.inference, arrays)
+    with jax.set_mesh(model.mesh):
+        return _read_layers(tasks[size], layers, model.inference, arrays)
 
 
 @functools.partial(jax.jit, static_argnames=("task", "layers"))
 def _read_layers(task: Task, layers: tuple[str, ...], variables, batch):
     # TensorFloat-32 and bfloat16 passes are for accelerators alone, and for the models
     # that ask for them.
-    precision = "highest" if jax.default_backend() == "cpu" else None
+    precision = "highest" if platform() == "cpu" else None
     with jax.default_matmul_precision(precision):
         reading = task.read(variables, batch)
     values = {name: reading.values[name] for name in layers}

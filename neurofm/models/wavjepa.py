@@ -25,7 +25,8 @@ from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.models import wavjepa_weights
 from neurofm.models.wavjepa_scenes import Scenes
-from neurofm.nn.blocks import LayerNorm, Transformer
+from neurofm.nn.attention import Attention
+from neurofm.nn.blocks import LayerNorm, Remat, Transformer
 from neurofm.nn.conv import ConvLayer, ConvStem, hop_and_receptive_field, n_frames
 from neurofm.nn.linear import Linear
 from neurofm.nn.positions import sincos_channels
@@ -87,7 +88,10 @@ class WavJEPA(Task):
         padding included (as the released embedding does).
       crop_norm: `instance`, or `none` where the batch holds normalised crops.
       project_init: deviation of the initial projection from stem to encoder.
-      remat: recompute blocks in the backward pass, for memory.
+      remat: what the backward pass computes again for memory: nothing (`none`), whole
+        blocks (`block`), or all of a block but its projections (`selective`).
+      attention: `auto` takes the form that suits platform, dtype and length; `xla`,
+        `splash` (TPU) and `cudnn` (GPU) ask for one, which must be possible.
     """
 
     name: ClassVar[str] = "wavjepa"
@@ -117,7 +121,8 @@ class WavJEPA(Task):
     crop_norm: Literal["instance", "none"] = "instance"
     project_init: float = 0.02
     precision: Precision = "auto"
-    remat: bool = False
+    remat: Remat = "none"
+    attention: Attention = "auto"
 
     def __post_init__(self):
         if self.n_chans not in (1, 2):
@@ -202,14 +207,18 @@ class WavJEPA(Task):
 
     @property
     def _encoder(self) -> Transformer:
-        return Transformer(self.depth, self.heads, remat=self.remat, dtype=self._dtype)
+        return self._transformer(self.depth, self.heads)
 
     @property
     def _predictor(self) -> Transformer:
+        return self._transformer(self.predictor_depth, self.predictor_heads)
+
+    def _transformer(self, depth: int, heads: int) -> Transformer:
         return Transformer(
-            self.predictor_depth,
-            self.predictor_heads,
+            depth,
+            heads,
             remat=self.remat,
+            attention=self.attention,
             dtype=self._dtype,
         )
 

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 
 from neurofm.contract import BatchSpec, Field
 from neurofm.errors import NeuroFMError
-from neurofm.parallel.sharding import on_own_rows
+from neurofm.parallel.sharding import on_shards
 from neurofm.signals.audio import resample_on_device
-from neurofm.signals.scenes import cut, draw_scene, scene
+from neurofm.signals.scenes import SceneDraws, cut, draw_scene, scene
 from neurofm.task import Batch, Tree
 
 
@@ -149,13 +149,17 @@ class Scenes:
         clips = batch["audio/wave"]  # [B, 1, N]
         start, n_clip = batch["scene/clip"][:, 0], batch["scene/clip"][:, 1]
 
-        def scenes(clip, noise, n_noise, rirs, drawn, n_clip):
+        def scenes(clip, noise, n_noise, rirs, snr_db, offset, n_clip):
+            drawn = SceneDraws(snr_db, offset)
             return scene(clip, noise, n_noise, rirs, drawn, self.sfreq, n_clip)
 
         def heard() -> Float[Array, "B 2 N"]:
             parts = ("scene/noise", "scene/noise_samples", "scene/rirs")
-            made_of = (batch[name] for name in parts)
-            return on_own_rows(scenes, clips[:, 0], *made_of, draws["scene"], n_clip)
+            made_of = [clips[:, 0], *(batch[name] for name in parts)]
+            made_of += [*draws["scene"], n_clip]
+            rows = [("batch", *(None,) * (x.ndim - 1)) for x in made_of]
+            # XLA would gather the whole batch before a Fourier transform.
+            return on_shards(scenes, *rows)(*made_of)
 
         def clean() -> Float[Array, "B 2 N"]:
             return jnp.repeat(clips, 2, axis=1)

@@ -3,15 +3,66 @@
 Axes: B batch, S tokens, D width, H heads, K head width.
 """
 
+import functools
+import logging
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from neurofm.errors import NeuroFMError
+from neurofm.nn import kernels
 from neurofm.nn.linear import Linear
-from neurofm.parallel.sharding import constrain
+from neurofm.parallel.mesh import Platform, platform
+from neurofm.parallel.sharding import constrain, on_shards
+
+log = logging.getLogger(__name__)
+
+Form = Literal["xla", "splash", "cudnn"]
+Attention = Literal["auto", "xla", "splash", "cudnn"]
 
 HIDDEN = -1e30  # finite, so that a row without any visible key stays finite
+
+# From here on `auto` takes a kernel. Compiled for a v5e chip, splash needs 0.54 of the
+# temporaries of the written-out form at 512 tokens, but 1.05 at 200 and 2.2 at 128
+# (benchmarks/README.md), and it pads to whole tiles of 128 tokens. No time was measured
+# on a TPU or GPU; one that is may move this.
+KERNEL_FROM = 512
+
+
+def choose(
+    setting: Attention, target: Platform, dtype: jnp.dtype, tokens: int, head_width: int
+) -> Form:
+    """The form that attention over `tokens` tokens takes; depends on nothing else.
+
+    `auto` takes the platform's kernel from `KERNEL_FROM` tokens on where it can, and
+    writes attention out otherwise.
+
+    Raises:
+      NeuroFMError: a kernel by name that cannot take this.
+    """
+    why_not: dict[Form, str | None] = {
+        "splash": kernels.splash_refuses(target),
+        "cudnn": kernels.cudnn_refuses(target, dtype, tokens, head_width),
+        "xla": None,
+    }
+    if setting == "auto":
+        if tokens < KERNEL_FROM:
+            return "xla"
+        return next(form for form, reason in why_not.items() if reason is None)
+    if reason := why_not[setting]:
+        raise NeuroFMError(
+            f"task.attention={setting} cannot be used: {reason}; set "
+            "task.attention=auto, or xla, which takes everything"
+        )
+    return setting
+
+
+@functools.cache
+def _tell(form: Form, target: Platform, dtype: str, tokens: int) -> None:
+    log.info("attention over %d tokens, %s on %s: %s", tokens, dtype, target, form)
 
 
 def attend(
@@ -19,8 +70,37 @@ def attend(
     key: Float[Array, "B S H K"],
     value: Float[Array, "B S H K"],
     visible: Bool[Array, "B S"] | None,
+    setting: Attention = "auto",
 ) -> Float[Array, "B S H K"]:
-    """Softmax attention over visible keys, written out, softmax in float32.
+    """Softmax attention over visible keys, in the form that `choose` gives.
+
+    All forms agree within rounding where a row has a visible key; one without any is
+    finite. Which one it is stands in the log, once.
+
+    Raises:
+      NeuroFMError: see `choose`.
+    """
+    target, (_, tokens, _, head_width) = platform(), query.shape
+    form = choose(setting, target, query.dtype, tokens, head_width)
+    _tell(form, target, str(query.dtype), tokens)
+    if form == "xla":
+        return written_out(query, key, value, visible)
+    if visible is None:
+        visible = jnp.ones(query.shape[:2], bool)
+    kernel = {"splash": kernels.splash, "cudnn": kernels.cudnn}[form]
+    heads = ("batch", "token", "heads", "kv")
+    return on_shards(kernel, heads, heads, heads, ("batch", "token"))(
+        query, key, value, visible
+    )
+
+
+def written_out(
+    query: Float[Array, "B S H K"],
+    key: Float[Array, "B S H K"],
+    value: Float[Array, "B S H K"],
+    visible: Bool[Array, "B S"] | None,
+) -> Float[Array, "B S H K"]:
+    """Attention as two products with the softmax between them, in float32.
 
     At 64 to 200 tokens the score matrix is small and this form is the fastest on CPU.
     """
@@ -41,6 +121,7 @@ class SelfAttention(nn.Module):
     """
 
     heads: int
+    attention: Attention = "auto"
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -61,5 +142,5 @@ class SelfAttention(nn.Module):
             )
             for name in ("query", "key", "value")
         )
-        mixed = attend(query, key, value, visible)
+        mixed = attend(query, key, value, visible, self.attention)
         return Linear((width,), n_in_axes=2, dtype=self.dtype, name="out")(mixed)

@@ -3,14 +3,22 @@
 Axes: B batch, S tokens, D width, L blocks.
 """
 
+from typing import Any, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from neurofm.nn.attention import SelfAttention
+from neurofm.nn.attention import Attention, SelfAttention
 from neurofm.nn.linear import Linear
 from neurofm.parallel.sharding import constrain
+
+Remat = Literal["none", "block", "selective"]
+
+# Of a block, `selective` keeps the results of products with weights: they cost most to
+# make again per byte. Scores, softmax, GELU and norms are made again.
+KEEP_PROJECTIONS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
 class LayerNorm(nn.Module):
@@ -34,6 +42,7 @@ class PostNormBlock(nn.Module):
     heads: int
     mlp_ratio: int = 4
     eps: float = 1e-6
+    attention: Attention = "auto"
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -42,7 +51,7 @@ class PostNormBlock(nn.Module):
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
         width = x.shape[-1]
         x = constrain(x, "batch", "token", "embed")
-        attn = SelfAttention(self.heads, dtype=self.dtype, name="attn")
+        attn = SelfAttention(self.heads, self.attention, dtype=self.dtype, name="attn")
         x = LayerNorm(self.eps, name="norm_attn")(x + attn(x, visible))
         hidden = Linear((self.mlp_ratio * width,), dtype=self.dtype, name="mlp_in")(x)
         hidden = constrain(hidden, "batch", "token", "mlp")
@@ -57,27 +66,40 @@ class Transformer(nn.Module):
 
     Returns the normed output and the output of every block `[L, B, S, D]`; a caller
     that does not use the latter pays nothing for it, as XLA drops it.
+
+    Attributes:
+      attention: which form of attention, see `nn.attention.choose`.
+      remat: what the backward pass makes again for memory: nothing (`none`), all of a
+        block but its input (`block`), or all but its projections (`selective`).
     """
 
     depth: int
     heads: int
     mlp_ratio: int = 4
-    remat: bool = False
+    remat: Remat = "none"
+    attention: Attention = "auto"
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
     ) -> tuple[Float[Array, "B S D"], Float[Array, "L B S D"]]:
-        block = PostNormBlock
-        if self.remat:
-            block = nn.remat(block, prevent_cse=False)
+        block: Any = PostNormBlock
+        if self.remat != "none":
+            policy = KEEP_PROJECTIONS if self.remat == "selective" else None
+            block = nn.remat(block, prevent_cse=False, policy=policy)
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.depth,
-        )(self.heads, self.mlp_ratio, dtype=self.dtype, name="blocks")
+        )(
+            self.heads,
+            self.mlp_ratio,
+            attention=self.attention,
+            dtype=self.dtype,
+            name="blocks",
+        )
         x, layers = stack(x.astype(self.dtype), visible)
         return LayerNorm(1e-5, name="norm")(x), layers

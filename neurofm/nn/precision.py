@@ -2,14 +2,18 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
+
+from neurofm.parallel.mesh import platform
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def compute_dtype(setting: Precision) -> jnp.dtype:
-    """`auto` is bfloat16 where matrix units have it (TPU, GPU), float32 on CPU."""
+    """`auto` is bfloat16 where matrix units have it (TPU, GPU), float32 on CPU.
+
+    The platform is the one that the program is compiled for; see `mesh.platform`.
+    """
     if setting == "auto":
-        setting = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        setting = "float32" if platform() == "cpu" else "bfloat16"
     return jnp.dtype(setting)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 from jax.experimental import mesh_utils
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH_AXES = ("replica", "data", "fsdp")
+Platform = Literal["cpu", "gpu", "tpu"]
 
 
 def make(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
@@ -102,3 +103,16 @@ def check_batch(
             f"train.batch_size={batch_size} does not split over {shards} batch shards "
             f"x {accumulate} microbatches: use {near}"
         )
+
+
+def platform() -> Platform:
+    """The platform that the program being traced is for.
+
+    It is that of the devices of the enclosing `jax.set_mesh`, which need not be
+    attached (a TPU's program is compiled in a process that has only a CPU); outside of
+    one it is jax's default. Tracing is keyed by it: the same function is traced anew
+    for another platform.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    name = device.platform if device else jax.default_backend()
+    return "gpu" if name in ("cuda", "rocm") else name  # pyright: ignore

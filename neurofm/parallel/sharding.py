@@ -125,19 +125,28 @@ def constrain(x: Shaped[Array, "..."], *axes: str | None) -> Shaped[Array, "..."
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def on_own_rows(f: Callable[..., Any], *arrays: Any) -> Any:
-    """`f(*arrays)` with each device working on the rows of the batch that it holds.
+def on_shards(
+    f: Callable[..., Array], *axes: tuple[str | None, ...]
+) -> Callable[..., Array]:
+    """`f` on what each device holds of its arguments, for what XLA cannot partition.
 
-    For what treats rows alone and XLA does not split by itself: it gathers a whole
-    batch before a Fourier transform. Without an enclosing `jax.set_mesh(mesh)`, or
-    where the rows do not divide, `f` is called as it is.
+    `axes` name those of each argument, as in `constrain`; the result lies as the first
+    argument does. Without a mesh `f` takes the arguments as they are.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    parts = math.prod(mesh.shape.get(name, 1) for name in BATCH_AXES)
-    if mesh.empty or any(x.shape[0] % parts for x in jax.tree.leaves(arrays)):
-        return f(*arrays)
-    rows = PartitionSpec(BATCH_AXES)
-    return jax.shard_map(f, in_specs=rows, out_specs=rows)(*arrays)
+
+    def run(*arrays: Array) -> Array:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty:
+            return f(*arrays)
+        places = tuple(
+            _spec(names, x.shape, mesh.shape, COMPUTE)[0]
+            for names, x in zip(axes, arrays, strict=True)
+        )
+        # Kernels do not say along which axes their results vary.
+        alone = jax.shard_map(f, in_specs=places, out_specs=places[0], check_vma=False)
+        return alone(*arrays)
+
+    return run
 
 
 def _name(path: Any) -> str:
