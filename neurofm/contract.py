@@ -29,9 +29,10 @@ class InputContract:
     """What a model's input must be; stored with every checkpoint.
 
     Attributes:
-      kind: `audio`, `eeg`, `meg`, `ieeg`, `fmri` or `features`.
+      kind: `audio`, `eeg`, `meg`, `meeg` (both at once), `ieeg`, `fmri` or `features`.
       sfreq: sampling rate in Hz.
-      unit: unit of the samples (`full_scale` for sound in [-1, 1]).
+      unit: unit of the samples (`full_scale` for sound in [-1, 1]; `si` for V, T and
+        T/m by the type of the sensor).
       n_chans: number of channels.
       window_samples: samples the model sees at once.
       hop_samples: samples from one token to the next.

@@ -262,7 +262,11 @@ def _load_folder(path: stores.Place) -> Model:
             "the model again"
         ) from error
     variables = leaves.nested(read_tensors(path / "model.safetensors"))
-    variables = {"params": {}, "slow": {}, "buffers": {}, **variables}
+    empty: Tree = {"params": {}, "slow": {}, "buffers": {}}  # are in no file
+    variables = {**empty, **variables}
+    if "frozen" in variables:
+        held = variables["frozen"].items()
+        variables["frozen"] = {name: {**empty, **own} for name, own in held}
     model = Model(task, variables, meta)
     if contract != model.contract:
         raise NeuroFMError(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,7 +95,8 @@ class Optim:
         """The optax chain for a run of `total_steps`; gradients come clipped."""
         if not self.groups:
             return self._adamw(total_steps, 1.0, self.weight_decay, late=False)
-        parts = {REST: self._adamw(total_steps, 1.0, self.weight_decay, late=False)}
+        parts: dict[Hashable, optax.GradientTransformation] = {}
+        parts[REST] = self._adamw(total_steps, 1.0, self.weight_decay, late=False)
         for i, group in enumerate(self.groups):
             decay = group.weight_decay
             parts[f"group_{i}"] = self._adamw(

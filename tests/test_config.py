@@ -324,6 +324,13 @@ def size(tree):
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
+@functools.cache
+def of_config(name):
+    """The task of a shipped config, and the shapes of its variables."""
+    task = config.load(name).task
+    return task, abstract_variables(task)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_config_is_what_it_was(name):
     text = json.dumps(config.to_json(config.load(name)), indent=2) + "\n"
@@ -355,9 +362,8 @@ def test_a_shipped_config_makes_a_step_given_only_its_data(name):
 @pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("shape", [(1, 8, 1, 1), (1, 1, 8, 1), (1, 2, 2, 2)])
 def test_every_parameter_of_a_shipped_config_has_its_place_on_a_mesh(name, shape):
-    task = config.load(name).task
+    task, variables = of_config(name)
     mesh = AbstractMesh(shape, AXES, (AxisType.Auto,) * len(AXES))
-    variables = abstract_variables(task)
     placed, notes = param_shardings(variables["params"], mesh, task.rules())
     assert jax.tree.structure(placed) == jax.tree.structure(variables["params"])
     assert all("does not divide it" in note for note in notes)
@@ -369,7 +375,7 @@ def test_every_parameter_of_a_shipped_config_has_its_place_on_a_mesh(name, shape
 
 
 def test_both_stages_of_brainomni_are_as_large_as_published():
-    sizes = {n: abstract_variables(config.load(f"brainomni/{n}").task) for n in OMNI}
+    sizes = {n: of_config(f"brainomni/{n}")[1] for n in OMNI}
     for name, (trained, buffers) in OMNI.items():
         assert size(sizes[name]["params"]) == trained
         assert size(sizes[name]["buffers"]) == buffers

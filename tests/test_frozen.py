@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from tiny_meeg import OMNI, TOKENIZER, meeg_batch
 from tiny_models import tiny
 
@@ -89,7 +90,7 @@ def run(tokenizer, tmp_path_factory):
     batch = meeg_batch(exp.task)
     wanted, _ = abstract_state(exp.task, optim, 4, batch, devices, placed)
     shardings = jax.tree.map(lambda x: x.sharding, wanted)
-    fresh = jax.jit(
+    fresh = quick.jit(
         lambda k, b, f: new_state(exp.task, optim, 4, k, b, f), out_shardings=shardings
     )
     state = fresh(jax.random.key(0), batch, placed)

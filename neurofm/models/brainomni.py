@@ -115,17 +115,12 @@ class BrainOmni(Task):
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """What the tokenizer takes, in longer segments."""
         return meeg_spec(
-            self,
-            self.tokenizer.batch_spec().contract.normalisation,
+            self.tokenizer.sfreq,
+            self.n_sensors,
             self.segment_samples,
             self.tokenizer.hop_samples,
             self.tokenizer.window_samples,
         )
-
-    @property
-    def sfreq(self) -> float:
-        """Sampling rate in Hz."""
-        return self.tokenizer.sfreq
 
     # ---- parts ----------------------------------------------------------------------
 

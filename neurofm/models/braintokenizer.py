@@ -43,11 +43,8 @@ def apply(module: nn.Module, params: Tree, *args: Any) -> Any:
     return module.apply({"params": params}, *args)
 
 
-def meeg_spec(
-    task: Any, normalisation: str, segment_samples: int, hop: int, receptive: int
-) -> BatchSpec:
+def meeg_spec(sfreq: float, c: int, t: int, hop: int, receptive: int) -> BatchSpec:
     """The batch of EEG and MEG: signals, and what is known of every sensor."""
-    c, t = task.n_sensors, segment_samples
     return BatchSpec(
         fields={
             "meeg/signal": Field(shape=(c, t), axes=("chan", "sample"), unit="si"),
@@ -58,13 +55,13 @@ def meeg_spec(
         },
         contract=InputContract(
             kind="meeg",
-            sfreq=task.sfreq,
+            sfreq=sfreq,
             unit="si",
             n_chans=c,
             window_samples=t,
             hop_samples=hop,
             receptive_samples=receptive,
-            normalisation=normalisation,
+            normalisation="average reference, one scale a sensor type and segment",
         ),
     )
 
@@ -162,8 +159,8 @@ class BrainTokenizer(Task):
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """Signals in SI units and what is known of their sensors."""
         return meeg_spec(
-            self,
-            "average reference and one scale a sensor type and segment",
+            self.sfreq,
+            self.n_sensors,
             self.segment_samples,
             self.hop_samples,
             self.window_samples,
@@ -274,7 +271,7 @@ class BrainTokenizer(Task):
             return order[:n_shown], jax.random.normal(key_noise, shape)
 
         shown, noise = jax.vmap(one)(keys, batch["meeg/sensor_mask"])
-        draws = {"shown": shown, "noise": noise}
+        draws: Tree = {"shown": shown, "noise": noise}
         if train and self.quantizer == "ema" and self.revival == "random":
             places = batch["index"].size * self.n_sources * n * self.tokens
             key = jax.random.fold_in(key, 2**31 - 1)  # no index is that large

@@ -46,8 +46,6 @@ class HeldOut:
             total = part if total is None else jax.tree.map(jnp.add, total, part)
         assert total is not None
         terms, sums = total
-        losses = {k: float(s / jnp.maximum(w, 1e-8)) for k, (s, w) in terms.items()}
-        seen = {k: float(v) for k, v in self._summarise(sums).items()}
-        whole = float(self._total(losses))
-        row = {"loss": whole, **losses, **seen}
-        return {f"eval/{name}": value for name, value in row.items()}
+        losses = {k: s / jnp.maximum(w, 1e-8) for k, (s, w) in terms.items()}
+        row = {"loss": self._total(losses), **losses, **self._summarise(sums)}
+        return {f"eval/{name}": float(value) for name, value in row.items()}
