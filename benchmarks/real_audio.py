@@ -1,11 +1,14 @@
-"""Scores on real recordings: pretrained, untrained and log-mel, one held-out set each.
+"""Scores on real recordings held out of pretraining: pretrained, untrained, log-mel.
 
     python benchmarks/real_audio.py --data DATA --out DIR [--sets fsdd,esc10,birdsong]
-        [--seeds 0,1,2] [--steps 600]
+        [--folds first|all|NAME,NAME] [--seeds 0,1,2] [--steps 600] [a.b=c ...]
 
-DATA holds the folders fsdd, esc10 and birdsong. Pretraining sees no file of the test.
-Three seeds are pretrained and scored together; everything goes on where it stopped. The
-scores lie in DIR/SET/scores.json beside a report.
+DATA holds the folders fsdd, esc10 and birdsong. A network is pretrained for every
+(set, fold, seed) and sees no file of the fold's test. A row for each is appended to
+DIR/rows.jsonl with what was right, item by item; rows of the same steps and settings
+are not made again, and a pretraining that was cut short goes on. A table of all rows
+that were asked for comes last, with 95 % intervals over speakers (fsdd), source
+recordings (esc10) or songs (birdsong); with one of them tested, over recordings.
 """
 
 import argparse
@@ -13,69 +16,161 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # The quickstart's network; windows of one second, which hold a digit or a syllable.
 SMALL = ("task.window_samples=8079", "data.crops_per_clip=1")
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """How a set is prepared, read and scored; each value of `fold` is tested once."""
+
+    prepare: tuple[str, ...]
+    settings: tuple[str, ...]
+    fold: str
+    values: tuple[str, ...]
+    target: str
+    groups: str | None
+    cluster: str
+
+
 SETS = {
-    "fsdd": {
-        "prepare": ["--labels", "labels.tsv", "--sfreq", "8000"],
-        "task": (*SMALL, "task.sfreq=8000"),
-        "test": "speaker=george",
-        "evaluate": ["--target", "digit", "--groups", "speaker"],
-    },
-    "esc10": {
-        "prepare": ["--labels", "labels.tsv", "--sfreq", "8000"],
-        "task": ("data.crops_per_clip=2",),
-        "test": "fold=1",
-        "evaluate": ["--target", "class", "--groups", "freesound_id"],
-    },
-    "birdsong": {
-        "prepare": ["--labels", "syllables.tsv", "--pattern", r"_(?P<day>[\d-]{10})_"],
-        "task": ("task.sfreq=16000", "data.crops_per_clip=8"),
-        "test": "day=2012-03-24",
-        "evaluate": [],
-    },
+    "fsdd": Recordings(
+        prepare=("--labels", "labels.tsv", "--sfreq", "8000"),
+        settings=(*SMALL, "task.sfreq=8000"),
+        fold="speaker",
+        values=("george", "jackson", "nicolas", "theo", "yweweler"),
+        target="digit",
+        groups="speaker",
+        cluster="speaker",
+    ),
+    "esc10": Recordings(
+        prepare=("--labels", "labels.tsv", "--sfreq", "8000"),
+        settings=("data.crops_per_clip=2",),
+        fold="fold",
+        values=("1", "2", "3", "4"),
+        target="class",
+        groups="freesound_id",
+        cluster="freesound_id",
+    ),
+    "birdsong": Recordings(
+        prepare=("--labels", "syllables.tsv", "--pattern", r"_(?P<day>[\d-]{10})_"),
+        settings=("task.sfreq=16000", "data.crops_per_clip=8"),
+        fold="day",
+        values=("2012-03-24",),
+        target="trial_type",
+        groups=None,
+        cluster="item",
+    ),
 }
+COLUMNS = ("model", "untrained", "logmel_mean_std", "logmel_bins8", "chance")
 
 
-def neurofm(*arguments: str | Path) -> dict:
+def neurofm(*arguments: str | Path) -> None:
     command = [sys.executable, "-m", "neurofm", *map(str, arguments), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout)
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
-def run(name: str, data: Path, out: Path, seeds: list[str], steps: str) -> dict:
-    recipe, records = SETS[name], out / name / "records"
-    prepare = list(recipe["prepare"])
-    prepare[1] = str(data / name / prepare[1])
-    neurofm("prepare", "audio", data / name / "audio", "--out", records, *prepare)
-    runs, seconds = [out / name / f"seed_{seed}" for seed in seeds], []
-    for workdir, seed in zip(runs, seeds, strict=True):
-        settings = (
-            *recipe["task"],
-            f"data.path={records}",
-            f"data.hold_out=[{json.dumps(recipe['test'])}]",
-            f"train.steps={steps}",
-            f"seed={seed}",
-        )
-        start = time.perf_counter()
-        neurofm("pretrain", "wavjepa/quickstart", "--workdir", workdir, *settings)
-        seconds.append(round(time.perf_counter() - start, 1))
-    split = ["--split", recipe["test"], *recipe["evaluate"]]
-    found = neurofm("evaluate", *runs, "--data", records, "--out", out / name, *split)
-    return {
-        "set": name,
-        "test": recipe["test"],
-        "steps": int(steps),
-        "pretraining_s": seconds,
-        "over": found["over"],
-        "scores": {
-            k: {w: v[w] for w in ("mean", "low", "high", "n", "seeds")}
-            for k, v in found["scores"].items()
-        },
-        "differences": found["differences"],
+def job(
+    name: str,
+    value: str,
+    seed: int,
+    steps: int,
+    more: Sequence[str],
+    data: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Pretrain and score one network."""
+    given, records = SETS[name], out / name / "records"
+    words = list(given.prepare)
+    words[1] = str(data / name / words[1])
+    if not (records / "dataset.json").is_file():
+        neurofm("prepare", "audio", data / name / "audio", "--out", records, *words)
+    workdir = out / name / value / f"seed_{seed}"
+    rule = f"{given.fold}={value}"
+    settings = (
+        *given.settings,
+        f"data.path={records}",
+        f"data.hold_out=[{json.dumps(rule)}]",
+        f"train.steps={steps}",
+        f"seed={seed}",
+        *more,
+    )
+    start = time.perf_counter()
+    neurofm("pretrain", "wavjepa/quickstart", "--workdir", workdir, *settings)
+    seconds = round(time.perf_counter() - start, 1)
+    return {"pretraining_s": seconds, **score(workdir, records, given, rule)}
+
+
+def score(workdir: Path, records: Path, given: Recordings, rule: str) -> dict[str, Any]:
+    """What is right of each test item: its recording, its cluster, and by system."""
+    from neurofm.data.records import open_dataset
+    from neurofm.eval import examples as exampling
+    from neurofm.eval.baselines import log_mel_candidates
+    from neurofm.eval.features import network_pools, vectors
+    from neurofm.eval.scores import probe_all
+    from neurofm.evaluate import entrant
+
+    dataset, run = open_dataset(records), entrant(workdir)
+    examples = exampling.from_dataset(dataset, given.target, given.groups, rule)
+    assert run.untrained is not None
+    systems = {
+        system: [vectors(embed, network_pools, dataset, examples)]
+        for system, embed in (("model", run.embed), ("untrained", run.untrained))
     }
+    probed = probe_all(systems, log_mel_candidates(dataset, examples), examples)
+    (fold,) = examples.folds
+    tested = examples.row[fold.test].tolist()
+    columns = {c: dataset.items[c].to_pylist() for c in ("item", given.cluster)}
+    return {
+        "recording": [columns["item"][row] for row in tested],
+        "cluster": [str(columns[given.cluster][row]) for row in tested],
+        "right": {
+            system: outcome.points.astype(int).tolist()
+            for system, ((outcome,),) in probed.items()
+        },
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """One line a set in Markdown, over all folds of its rows, seeds averaged."""
+    yield f"| set | folds | seeds | n | {' | '.join(COLUMNS)} | model - untrained |"
+    yield "|---" * (5 + len(COLUMNS)) + "|"
+    for name in dict.fromkeys(row["set"] for row in rows):
+        yield line(name, [row for row in rows if row["set"] == name])
+
+
+def line(name: str, rows: list[dict[str, Any]]) -> str:
+    import numpy as np
+
+    from neurofm.eval.stats import interval, paired
+
+    folds, seeds = (sorted({row[key] for row in rows}) for key in ("fold", "seed"))
+    at = {(row["fold"], row["seed"]): row for row in rows}
+    if missing := [(f, s) for f in folds for s in seeds if (f, s) not in at]:
+        return f"| {name} | not whole: no rows of {missing} |"
+
+    by_seed = [[at[fold, seed] for fold in folds] for seed in seeds]
+    points = {
+        system: np.array(
+            [[x for row in of for x in row["right"][system]] for of in by_seed], float
+        )
+        for system in COLUMNS
+    }
+    for over in ("cluster", "recording"):
+        clusters = np.array([x for row in by_seed[0] for x in row[over]])
+        if len(set(clusters)) > 1:
+            break
+    ones = np.ones(len(clusters))
+    found = [interval(points[system], ones, clusters) for system in COLUMNS]
+    gain = paired(points["model"], points["untrained"], ones, clusters)
+    cells = [f"{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]" for x in (*found, gain)]
+    about = [name, len(folds), len(seeds), len(clusters)]
+    return f"| {' | '.join([*map(str, about), *cells])} |"
 
 
 def main() -> None:
@@ -83,12 +178,32 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--folds", default="first")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", default="600")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("settings", nargs="*", help="settings of the pretraining")
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    log = given.out / "rows.jsonl"
+    text = log.read_text() if log.is_file() else ""
+    made = {}
+    names = ("set", "fold", "seed", "steps", "settings")
+    for row in map(json.loads, text.splitlines()):
+        made[json.dumps([row[name] for name in names])] = row
+    rows = []
     for name in given.sets.split(","):
-        row = run(name, given.data, given.out, given.seeds.split(","), given.steps)
-        print(json.dumps(row), flush=True)
+        values = SETS[name].values
+        asked = {"first": values[:1], "all": values}
+        for value in asked.get(given.folds, given.folds.split(",")):
+            for seed in map(int, given.seeds.split(",")):
+                about = [name, value, seed, given.steps, given.settings]
+                if (row := made.get(json.dumps(about))) is None:
+                    found = job(*about, given.data, given.out)
+                    row = {**dict(zip(names, about, strict=True)), **found}
+                    with log.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                rows.append(row)
+    print("\n".join(table(rows)))
 
 
 if __name__ == "__main__":

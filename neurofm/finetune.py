@@ -39,7 +39,11 @@ class Finetune(Task):
 
     def init(self, key: jax.Array, batch: Batch, frozen: Tree) -> Tree:
         """The task's fresh variables as one uses them, and a head of zeros."""
-        fresh = self.task.inference(self.task.init(key, batch, frozen))
+        return self.on(self.task.init(key, batch, frozen), batch)
+
+    def on(self, variables: Tree, batch: Batch) -> Tree:
+        """The task's `variables` as one uses them, and a head of zeros."""
+        fresh = self.task.inference(variables)
         last = jax.eval_shape(
             lambda v, b: self.task.read(v, b).values["last"], fresh, batch
         )

@@ -8,8 +8,10 @@ beside log-mel features.
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from neurofm.run.metrics import Row
 from neurofm.signals.audio import rms_normalize
 from neurofm.simulate import sounds
 from neurofm.simulate.sounds import Part
-from neurofm.step import draw_key, new_state, train_step
+from neurofm.step import draw_key, train_step
 from neurofm.train import pretrain
 
 log = logging.getLogger(__name__)
@@ -131,13 +133,17 @@ def generate(folder: Path, seed: int) -> Dataset:
 
 def stream_clips(seed: int) -> Iterator[Recording]:
     """Clips without labels; the last of them are held out of training."""
-    for start in range(0, N_STREAM, 120):
-        waves, _ = sounds.generate(120, seed, "stream", start)
-        for i, wave in enumerate(waves, start):
-            split = "valid" if i >= N_STREAM - N_HELD_OUT else "train"
-            yield Recording(
-                item=f"stream_{i:05d}", samples=wave[None], meta={"split": split}
-            )
+    starts = range(0, N_STREAM, 120)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = pool.map(
+            lambda start: sounds.generate(120, seed, "stream", start), starts
+        )
+        for start, (waves, _) in zip(starts, made, strict=True):
+            for i, wave in enumerate(waves, start):
+                split = "valid" if i >= N_STREAM - N_HELD_OUT else "train"
+                yield Recording(
+                    item=f"stream_{i:05d}", samples=wave[None], meta={"split": split}
+                )
 
 
 def labelled_clips(seed: int) -> Iterator[Recording]:
@@ -158,20 +164,26 @@ def labelled_clips(seed: int) -> Iterator[Recording]:
 def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
     """Scores of the last checkpoint beside its references, and of the earlier ones."""
     examples = probe_examples(labelled, exp.seed)
-    entrant = evaluate.entrant(workdir)
-    supervised = evaluate.network(train_with_labels(exp, labelled))
-    result = evaluate.score_probe(
-        [entrant], labelled, examples, {"supervised": supervised}
-    )
-    curve = {0: result["scores"]["untrained"]}
-    for step in Checkpoints(workdir / "checkpoints").steps():
-        if step != exp.train.steps:
-            earlier = evaluate.network(load(workdir / "checkpoints" / str(step)))
-            curve[step] = evaluate.score_model(earlier, labelled, examples)
-    curve[exp.train.steps] = result["scores"]["model"]
+    model = load(workdir)
+    untrained = evaluate.untrained(model)
+    entrant = replace(evaluate.entrant(workdir), untrained=evaluate.network(untrained))
+    curve = {}
+    # So small a network leaves half of two cores idle: another trains meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        supervised = beside.submit(train_with_labels, untrained, exp.seed, labelled)
+        for step in Checkpoints(workdir / "checkpoints").steps():
+            if step != exp.train.steps:
+                earlier = evaluate.network(load(workdir / "checkpoints" / str(step)))
+                curve[step] = evaluate.score_model(earlier, labelled, examples)
+        more = {
+            "supervised": lambda *asked: evaluate.network(supervised.result())(*asked)
+        }
+        result = evaluate.score_probe([entrant], labelled, examples, more)
+    curve |= {0: result["scores"]["untrained"]}
+    curve |= {exp.train.steps: result["scores"]["model"]}
     points = [
-        {"step": step, **{k: found[k] for k in ("mean", "low", "high")}}
-        for step, found in curve.items()
+        {"step": step, **{k: curve[step][k] for k in ("mean", "low", "high")}}
+        for step in sorted(curve)
     ]
     return {
         "suite": "probe",
@@ -206,8 +218,8 @@ def probe_examples(labelled: Dataset, seed: int) -> Examples:
     return Examples(every, None, target, room, room, folds, {})
 
 
-def train_with_labels(exp: Experiment, labelled: Dataset) -> Model:
-    """The same network trained from scratch on the labels of the training split."""
+def train_with_labels(untrained: Model, seed: int, labelled: Dataset) -> Model:
+    """The untrained network trained on the labels of the training split."""
     split = np.array(labelled.items["split"].to_pylist())
     rows = np.flatnonzero(split == "train")
     names = np.array(labelled.items["sound"].to_pylist())[rows]
@@ -215,12 +227,12 @@ def train_with_labels(exp: Experiment, labelled: Dataset) -> Model:
     n_samples = sounds.N_SAMPLES
     waves = np.stack([labelled.read(int(row), 0, n_samples) for row in rows])
     waves = np.stack([rms_normalize(wave) for wave in waves])
-    task = Finetune(task=exp.task, n_classes=len(classes))
+    task = Finetune(task=untrained.task, n_classes=len(classes))
     optim = Optim(lr=1e-3, warmup=0.1)
     spans = np.tile(np.array([[0, n_samples]], np.int32), (SUPERVISED_BATCH, 1))
 
     def batch(step: int) -> dict[str, Any]:
-        rng = np.random.default_rng((exp.seed, step))
+        rng = np.random.default_rng((seed, step))
         pick = rng.choice(len(rows), SUPERVISED_BATCH, replace=False)
         return {
             "audio/wave": waves[pick],
@@ -231,17 +243,14 @@ def train_with_labels(exp: Experiment, labelled: Dataset) -> Model:
         }
 
     log.info("training the same network with labels, %d steps", SUPERVISED_STEPS)
-    key = jax.random.key(exp.seed)
-    state = jax.jit(
-        lambda key, batch: new_state(task, optim, SUPERVISED_STEPS, key, batch, {})
-    )(key, batch(0))
-    step = jax.jit(
-        train_step(task, optim, SUPERVISED_STEPS, 1, exp.seed), donate_argnums=0
-    )
+    variables = jax.jit(task.on)(untrained.variables, batch(0))
+    opt = jax.jit(optim.build(SUPERVISED_STEPS).init)(variables["params"])
+    state = {**variables, "opt": opt, "step": jnp.zeros((), jnp.int32)}
+    step = jax.jit(train_step(task, optim, SUPERVISED_STEPS, 1, seed), donate_argnums=0)
     for i in range(SUPERVISED_STEPS):
         state, _, _ = step(state, {}, batch(i))
     variables = jax.device_get(task.inference(state))
-    return Model(exp.task, {**variables, "slow": {}}, {"source": "supervised"})
+    return Model(untrained.task, {**variables, "slow": {}}, {"source": "supervised"})
 
 
 # ---- pictures ------------------------------------------------------------------------

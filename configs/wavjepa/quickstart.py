@@ -44,6 +44,6 @@ def config() -> Experiment:
         ),
         data=Data(crops_per_clip=1),
         optim=Optim(lr=1e-3, warmup=0.05),
-        train=Train(steps=600, batch_size=16, log_every=20, checkpoint_every=100),
+        train=Train(steps=600, batch_size=16, log_every=20, checkpoint_every=200),
         eval=Eval(every=100, crops=96),
     )

@@ -40,29 +40,9 @@ def compare(
       -> mean (over test items), std (over folds), n (test items), low and high (95%
       interval), folds, seeds, chosen; `differences`: "a-b" -> mean, low, high.
     """
-
-    def fitted(candidates: Candidates) -> list[Outcome]:
-        return [
-            probe.fit(candidates, examples.target, fold, examples.clusters)
-            for fold in examples.folds
-        ]
-
-    probed: dict[str, Probed] = {
-        name: [fitted(candidates) for candidates in seeds]
-        for name, seeds in systems.items()
-    }
-    alone = {name: fitted({name: features}) for name, features in baselines.items()}
-    best = [
-        max(outcomes, key=lambda outcome: outcome.choice.score)
-        for outcomes in zip(*alone.values(), strict=True)
-    ]
-    chance = [probe.chance(examples.target, fold) for fold in examples.folds]
-    probed |= {"baseline": [best]} if best else {}
-    probed |= {name: [outcomes] for name, outcomes in alone.items()}
-    probed["chance"] = [chance]
-
+    probed = probe_all(systems, baselines, examples)
     over, clusters = _clusters(examples)
-    weights = np.concatenate([outcome.weights for outcome in chance])
+    weights = np.concatenate([outcome.weights for outcome in probed["chance"][0]])
     points = {name: _points(seeds) for name, seeds in probed.items()}
     differences = {
         f"{a}-{b}": _bounds(paired(points[a], points[b], weights, clusters))
@@ -88,6 +68,36 @@ def compare(
         "scores": scores,
         "differences": differences,
     }
+
+
+def probe_all(
+    systems: Mapping[str, Sequence[Candidates]],
+    baselines: Candidates,
+    examples: Examples,
+) -> dict[str, Probed]:
+    """Outcomes of every system and baseline, item by item; see `compare`."""
+
+    def fitted(candidates: Candidates) -> list[Outcome]:
+        return [
+            probe.fit(candidates, examples.target, fold, examples.clusters)
+            for fold in examples.folds
+        ]
+
+    probed: dict[str, Probed] = {
+        name: [fitted(candidates) for candidates in seeds]
+        for name, seeds in systems.items()
+    }
+    alone = {name: fitted({name: features}) for name, features in baselines.items()}
+    best = [
+        max(outcomes, key=lambda outcome: outcome.choice.score)
+        for outcomes in zip(*alone.values(), strict=True)
+    ]
+    probed |= {"baseline": [best]} if best else {}
+    probed |= {name: [outcomes] for name, outcomes in alone.items()}
+    probed["chance"] = [
+        [probe.chance(examples.target, fold) for fold in examples.folds]
+    ]
+    return probed
 
 
 def _points(seeds: Probed) -> Float[np.ndarray, "S M"]:
