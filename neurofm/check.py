@@ -1,6 +1,7 @@
 """Say what a path holds, what is wrong with it and what to type next."""
 
 import dataclasses
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ _DECODED_BYTES = 2**26
 _MOST = 20  # values of a label
 
 
-def check(path: str | Path) -> Findings:
+def check(path: str | os.PathLike[str]) -> Findings:
     """Look at a sound file, a folder of them, a dataset or a model.
 
     Raises:

@@ -23,7 +23,7 @@ Place = Path | epath.Path  # a file or folder, here or in a store
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts at one request
 # Requests under way at once: 50 ms each, they bring 1,280 segments of 256 KiB a second.
 _PARALLEL = 64
-_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (FileNotFoundError, PermissionError)
 _DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
 _WRITABLE = ("gs", "s3")  # where orbax writes checkpoints
 
@@ -95,16 +95,15 @@ def patiently(what: str, call: Callable[[], T]) -> T:
     for wait in (*WAITS_S, None):
         try:
             return call()
-        except _PERMANENT as error:
-            reason = {
-                FileNotFoundError: "it is not there",
-                PermissionError: "access is denied",
-            }.get(type(error), str(error))
-            raise NeuroFMError(
-                f"{what} cannot be used, {reason}: check the address and what your "
-                "credentials allow"
-            ) from error
         except OSError as error:
+            denied = str(error).startswith("Forbidden")  # gcsfs has no class for it
+            if denied or isinstance(error, _PERMANENT):
+                missing = isinstance(error, FileNotFoundError)
+                reason = "it is not there" if missing else "access is denied"
+                raise NeuroFMError(
+                    f"{what} cannot be used, {reason}: check the address and what your "
+                    "credentials allow"
+                ) from error
             if wait is None:
                 raise ConnectionError(
                     f"{what} failed {len(WAITS_S) + 1} times, the last with {error}"

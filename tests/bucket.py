@@ -7,6 +7,7 @@ as a test wants; the API: cloud.google.com/storage/docs/json_api/v1/objects.
 
 import itertools
 import json
+import os
 import re
 import sys
 import threading
@@ -15,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+# gcsfs reads it when it is imported: else it asks by gRPC what kind of bucket this is.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 
 class Bucket:
@@ -42,7 +46,6 @@ class Bucket:
             "STORAGE_EMULATOR_HOST": self.address,
             "TENSORSTORE_GCS_HTTP_URL": self.address,
             "FSSPEC_GCS_TOKEN": "anon",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
             "GCE_METADATA_ROOT": "127.0.0.1:1",
             "NO_GCE_CHECK": "true",
         }

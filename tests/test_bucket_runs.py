@@ -73,7 +73,7 @@ def test_a_run_killed_in_a_bucket_and_started_again_ends_as_if_in_peace(
     assert len(held.text("bucket/a run/pretrained_on.txt").split()) == 9
     assert load("gs://bucket/a run").meta["step"] == 8
     told = CliRunner().invoke(cli, ["check", "gs://bucket/a run", "--json"])
-    assert json.loads(told.stdout)["step"] == 8
+    assert json.loads(told.stdout)["step"] == 8, told.output
 
 
 def test_a_file_that_grows_is_uploaded_for_a_hundredth_of_the_time(held):
@@ -103,7 +103,7 @@ def test_a_file_that_grows_is_uploaded_for_a_hundredth_of_the_time(held):
 
 def test_a_forbidden_bucket_is_one_sentence(held):
     held.faults = [403] * 3
-    with pytest.raises(NeuroFMError, match=r"gs://bucket/data.* cannot be used"):
+    with pytest.raises(NeuroFMError, match=r"gs://bucket/data.*: check the address"):
         open_dataset("gs://bucket/data")
 
 
