@@ -20,17 +20,16 @@ import numpy as np
 import pytest
 import quick
 import tiny_meeg
+from tiny_models import TRAINABLE as TINY
 
 from neurofm import registry
 from neurofm.config import Mesh
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_frozen
-from neurofm.models.wavjepa import WavJEPA
 from neurofm.models.wavjepa_scenes import Scenes
 from neurofm.nn.blocks import Transformer
 from neurofm.nn.positions import sincos_channels
-from neurofm.objectives.masks import TimeInverse
 from neurofm.optim import Optim
 from neurofm.parallel import distributed, mesh, sharding
 from neurofm.step import draw_key, eval_step, loss_and_grads, train_step, update
@@ -39,20 +38,6 @@ from neurofm.task import Task
 STEPS = 20
 OPTIM = Optim(lr=1e-2, warmup=0.0, clip_norm=0.0)
 
-TINY = WavJEPA(
-    sfreq=2000.0,
-    window_samples=1019,
-    conv_layers=((8, 10, 5), (8, 4, 4)),
-    width=16,
-    depth=2,
-    heads=2,
-    predictor_width=8,
-    predictor_depth=1,
-    predictor_heads=2,
-    top_k=2,
-    masker=TimeInverse(context_length=4, target_length=4),
-    context_caps=(40,),
-)
 IN_ROOMS = replace(
     TINY,
     n_chans=2,

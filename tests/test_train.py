@@ -18,38 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import TRAINABLE as TASK
 
 from neurofm import config
 from neurofm.checkpoint import Checkpoints, latest, read_meta, restore_params
 from neurofm.config import Data, Eval, Experiment, Train
 from neurofm.data.records import DatasetInfo, Recording, write_dataset
 from neurofm.errors import NeuroFMError
-from neurofm.models.wavjepa import WavJEPA
-from neurofm.objectives.masks import TimeInverse
 from neurofm.optim import Optim
 from neurofm.run.metrics import read_rows
 from neurofm.run.workdir import Workdir
 from neurofm.train import Outcome, pretrain, start_from
 
 ROOT = Path(__file__).parents[1]
-SFREQ, WINDOW, STEPS = 2000.0, 1019, 8
+STEPS = 8
 FAST_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 SAVED, EVALUATED = [3, 6, 8], [0, 2, 4, 6, 8]
-
-TASK = WavJEPA(
-    sfreq=SFREQ,
-    window_samples=WINDOW,
-    conv_layers=((8, 10, 5), (8, 4, 4)),
-    width=16,
-    depth=2,
-    heads=2,
-    predictor_width=8,
-    predictor_depth=1,
-    predictor_heads=2,
-    top_k=2,
-    masker=TimeInverse(context_length=4, target_length=4),
-    context_caps=(40,),
-)
 
 # The experiment of a run that sends itself a signal at a moment told by the
 # environment: `row 4` when the row of step 4 is written, `record 6` when all of
@@ -107,7 +91,7 @@ def write_sound(path: Path, seed: int = 0) -> None:
         recordings.append(Recording(item=f"item{i}", samples=samples, meta=meta))
     info = DatasetInfo(
         kind="audio",
-        sfreq=SFREQ,
+        sfreq=TASK.sfreq,
         unit="full_scale",
         ch_names=("mono",),
         payload="float32",

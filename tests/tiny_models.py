@@ -1,4 +1,4 @@
-"""Two models that are quick to read: one whose answer is plain, and a real one."""
+"""Models that are quick: one whose answer is plain, real ones to read and to train."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.model import Model, abstract_batch
 from neurofm.models.wavjepa import WavJEPA
+from neurofm.objectives.masks import TimeInverse
 from neurofm.task import Reading, Task
 
 
@@ -59,6 +60,22 @@ TINY = WavJEPA(
     predictor_depth=1,
     predictor_heads=2,
     top_k=1,
+)
+
+# Half a second with short spans, for training steps.
+TRAINABLE = WavJEPA(
+    sfreq=2000.0,
+    window_samples=1019,
+    conv_layers=((8, 10, 5), (8, 4, 4)),
+    width=16,
+    depth=2,
+    heads=2,
+    predictor_width=8,
+    predictor_depth=1,
+    predictor_heads=2,
+    top_k=2,
+    masker=TimeInverse(context_length=4, target_length=4),
+    context_caps=(40,),
 )
 
 
