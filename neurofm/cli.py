@@ -19,7 +19,7 @@ import click
 
 from neurofm import __version__
 from neurofm.errors import NeuroFMError
-from neurofm.stores import is_remote, place
+from neurofm.stores import Place, is_remote, place
 
 DONE, USER_ERROR, PREEMPTED, FAULT, INTERRUPTED = 0, 1, 42, 70, 130
 EXIT_CODES = {
@@ -33,7 +33,7 @@ PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 PLACES += (errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP)
 
 
-class Place(click.ParamType):
+class PathOrAddress(click.ParamType):
     """A path; the address of a store too, unless it is to be local."""
 
     name = "path"
@@ -55,7 +55,7 @@ class Place(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-PLACE, LOCAL = Place(), Place(local=True)
+PLACE, LOCAL = PathOrAddress(), PathOrAddress(local=True)
 
 Result = tuple[dict[str, Any], str]  # the JSON object, and the words for a person
 
@@ -98,8 +98,8 @@ def command(
                 stream=sys.stderr,
                 force=True,
             )
-            logging.getLogger("absl").setLevel(logging.WARNING)
-            logging.getLogger("jax").setLevel(logging.WARNING)
+            for library in ("absl", "jax", "gcsfs"):
+                logging.getLogger(library).setLevel(logging.WARNING)
             try:
                 with result_alone_on_stdout():
                     result, words, *code = function(**arguments)
@@ -200,7 +200,7 @@ def counter(what: str) -> Callable[..., None]:
 
 @command("check")
 @click.argument("path", type=PLACE)
-def check_command(path: Path):
+def check_command(path: Place):
     """Say what a folder, file, dataset or model is, what is wrong, and what is next."""
     import io
 
@@ -302,7 +302,7 @@ def prepare_command(kind: str, beam: tuple[str, ...], **arguments: Any):
 @click.argument("overrides", nargs=-1)
 def pretrain_command(
     config: str,
-    workdir: Path,
+    workdir: Place,
     devices: int | None,
     coordinator: str | None,
     num_processes: int | None,
@@ -383,7 +383,9 @@ def plan_command(
 @click.option("--overlap", "overlap_s", type=float, default=0.0, help="Seconds.")
 @click.option("--times", type=click.Choice(["centers", "released"]), default="centers")
 @click.option("--batch-size", type=int, default=16, show_default=True)
-def embed_command(model: Path, inputs: tuple[Path, ...], layers: str, **arguments: Any):
+def embed_command(
+    model: Place, inputs: tuple[Place, ...], layers: str, **arguments: Any
+):
     """Embed files, folders or datasets; interrupted, it goes on."""
     from neurofm.embed import embed
     from neurofm.model import load
@@ -421,7 +423,7 @@ def import_command(system: str, weights: Path, out: Path, config: Path | None):
 @command("export")
 @model_argument
 @click.option("--out", type=LOCAL, required=True)
-def export_command(model: Path, out: Path):
+def export_command(model: Place, out: Path):
     """Write config.json, model.safetensors and a card; load(OUT) gives the same."""
     from neurofm.model import load, save
     from neurofm.run.workdir import SEEN, seen_by
@@ -446,7 +448,7 @@ def export_command(model: Path, out: Path):
 @click.option("--labels", type=LOCAL, help="As in `prepare`.")
 @click.option("--pattern", help="As in `prepare`.")
 @click.option("--subdirs", help="As in `prepare`.")
-def evaluate_command(given: tuple[Path, ...], out: Path, **arguments: Any):
+def evaluate_command(given: tuple[Place, ...], out: Path, **arguments: Any):
     """Score models or stored embeddings; several are seeds of one system."""
     from neurofm.evaluate import evaluate
 
@@ -458,7 +460,7 @@ def evaluate_command(given: tuple[Path, ...], out: Path, **arguments: Any):
 @command("report")
 @click.argument("runs", nargs=-1, required=True, type=PLACE)
 @click.option("--out", type=PLACE, required=True)
-def report_command(runs: tuple[Path, ...], out: Path):
+def report_command(runs: tuple[Place, ...], out: Place):
     """Show runs, models and scores side by side in one HTML file."""
     from neurofm.report.page import render
 
