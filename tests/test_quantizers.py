@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from neurofm.nn.quantizers import (
     DEAD_BELOW,
@@ -27,9 +28,13 @@ PLACES = np.arange(37, dtype=np.int32) + 100
 
 def started(quantizer, z=Z, valid=VALID, seed=0):
     params = quantizer.init_params(jax.random.key(seed))
-    return params, quantizer.start_buffers(
-        jax.random.key(1), params, jnp.asarray(z), jnp.asarray(valid)
-    )
+    start = quick.jit(quantizer.start_buffers)
+    return params, start(jax.random.key(1), params, z, valid)
+
+
+def quantized(quantizer, params, books, train, z=Z, valid=VALID, **revival):
+    run = quick.jit(quantizer, static_argnums=4)
+    return run(params, books, z, valid, train, **revival)
 
 
 def slow_levels(quantizer, params, books, z):
@@ -64,7 +69,7 @@ def slow_levels(quantizer, params, books, z):
 def test_levels_are_those_of_a_plain_search(quantizer, train):
     params, books = started(quantizer)
     params = jax.tree.map(lambda x: x + 0.3, params)
-    found = quantizer(params, books, jnp.asarray(Z), jnp.asarray(VALID), train)
+    found = quantized(quantizer, params, books, train)
     codes, outs = slow_levels(quantizer, params, books, Z)
     np.testing.assert_array_equal(found.indices, codes)
     np.testing.assert_allclose(found.levels, outs, atol=1e-5)
@@ -77,7 +82,7 @@ def test_levels_are_those_of_a_plain_search(quantizer, train):
 
 def test_of_equally_near_codes_the_first_is_taken():
     books = {"embed": jnp.zeros((3, 7, 5))}
-    found = PLAIN({}, books, jnp.asarray(Z), jnp.asarray(VALID), False)
+    found = quantized(PLAIN, {}, books, False)
     assert (np.asarray(found.indices) == 0).all()
 
 
@@ -113,10 +118,8 @@ def test_straight_through_is_the_code_with_the_gradient_of_the_vector():
 
 
 def sums_of(quantizer, books, params, z, valid, picks=None, place=PLACES):
-    picks = None if picks is None else jnp.asarray(picks)
-    place = None if picks is None else jnp.asarray(place)
-    z, valid = jnp.asarray(z), jnp.asarray(valid)
-    return quantizer(params, books, z, valid, True, picks, place).sums
+    revival = {} if picks is None else {"picks": picks, "place": place}
+    return quantized(quantizer, params, books, True, z, valid, **revival).sums
 
 
 @pytest.mark.parametrize("quantizer", [PLAIN, PROJECTED])
