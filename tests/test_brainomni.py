@@ -24,7 +24,8 @@ def large(**fields):
     task = replace(OMNI, segment_samples=4000, **fields)
     shape = (4, task.n_sensors, task.segment_samples)
     batch = {"meeg/signal": jnp.zeros(shape), "index": jnp.arange(4)}
-    return task.draw(batch, jax.random.key(0), jnp.int32(0), True)
+    key, step = jax.random.key(0), jnp.int32(0)
+    return jax.device_get(quick.jit(lambda b: task.draw(b, key, step, True))(batch))
 
 
 CALM = replace(OMNI, dropout=0.0)
