@@ -91,5 +91,7 @@ class Journal:
 
     def _lines(self) -> list[str]:
         if self._held is None:
-            self._held = [self.path.read_text()] if self.path.exists() else []
+            self._held = []  # first, as reading from a store may itself be logged here
+            if self.path.exists():
+                self._held.insert(0, self.path.read_text())
         return self._held

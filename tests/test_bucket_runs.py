@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import fsspec
 import pytest
@@ -23,6 +24,7 @@ from neurofm.data.records import open_dataset
 from neurofm.errors import NeuroFMError
 from neurofm.files import Journal, write_text
 from neurofm.model import load
+from neurofm.stores import place
 from neurofm.train import pretrain
 
 pytest.importorskip("gcsfs", reason="gcsfs is not installed: pip install gcsfs")
@@ -99,6 +101,23 @@ def test_a_file_that_grows_is_uploaded_for_a_hundredth_of_the_time(held):
     before = len(held.writes)
     journal.upload()
     assert len(held.writes) == before
+
+
+def test_a_log_in_a_bucket_may_tell_of_its_own_reading(held):
+    write_text("gs://bucket/log.txt", "before\n")
+    journal, library = Journal("gs://bucket/log.txt"), logging.getLogger("fsspec")
+    handler, level = logging.StreamHandler(journal), library.level
+    library.addHandler(handler)
+    library.setLevel(logging.DEBUG)
+    try:
+        library.info("a request")
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(level)
+    journal.upload()
+    lines = place("gs://bucket/log.txt").read_text().splitlines()
+    assert lines[0] == "before"
+    assert "a request" in lines
 
 
 def test_a_forbidden_bucket_is_one_sentence(held):

@@ -40,6 +40,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _ours_or_a_warning(record: logging.LogRecord) -> bool:
+    """Libraries tell of every request to a store; of theirs only what may matter."""
+    return record.name.startswith("neurofm") or record.levelno >= logging.WARNING
+
+
 def _untouched(path: Place) -> bool:
     """Whether a folder holds nothing but what a run writes before its first step."""
     before = {"records", "log.txt", CONFIG, ENV, SEEN, "tensorboard", "wandb", WANDB_ID}
@@ -128,6 +133,7 @@ class Workdir:
         journal = files.Journal(self.path / "log.txt")
         self.journals.append(journal)
         handler = logging.StreamHandler(journal)
+        handler.addFilter(_ours_or_a_warning)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(handler)
         try:
