@@ -50,19 +50,24 @@ class Journal:
     ):
         self.path = place(path)
         self._now = now
-        self._held: list[str] | None = None  # all of an object's text, once read
+        self._before: str | None = None  # what an object held, read when it is uploaded
+        self._held: list[str] = []  # what was appended
         self._new = False
         self._due = now()
 
     def write(self, text: str) -> None:
-        """Append `text`; to an object only when it is uploaded."""
+        """Append `text`; to an object only when it is uploaded.
+
+        Nothing is asked of a store here: a library may log what it is asked, and this
+        may be the file of that log.
+        """
         if not is_remote(self.path):
             with self.path.open("a") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             return
-        self._lines().append(text)
+        self._held.append(text)
         self._new = True
 
     def write_line(self, line: str) -> None:
@@ -80,18 +85,13 @@ class Journal:
             return
         began = self._now()
         self._new = False
-        self.path.write_text("".join(self._lines()))
+        if self._before is None:
+            self._before = self.path.read_text() if self.path.exists() else ""
+        self.path.write_text(self._before + "".join(self._held))
         ended = self._now()
         self._due = ended + max(_UPLOAD_EVERY_S, (ended - began) / _UPLOAD_SHARE)
 
     def replace(self, text: str) -> None:
         """Put `text` in the place of all there is."""
         write_text(self.path, text)
-        self._held = None
-
-    def _lines(self) -> list[str]:
-        if self._held is None:
-            self._held = []  # first, as reading from a store may itself be logged here
-            if self.path.exists():
-                self._held.insert(0, self.path.read_text())
-        return self._held
+        self._before, self._held = None, []

@@ -111,10 +111,10 @@ def test_a_log_in_a_bucket_may_tell_of_its_own_reading(held):
     library.setLevel(logging.DEBUG)
     try:
         library.info("a request")
+        journal.upload()
     finally:
         library.removeHandler(handler)
         library.setLevel(level)
-    journal.upload()
     lines = place("gs://bucket/log.txt").read_text().splitlines()
     assert lines[0] == "before"
     assert "a request" in lines
