@@ -115,7 +115,7 @@ def malformed(found: Mapping[str, Any]) -> str | None:
     """
     for part in ("scores", "differences"):
         if (where := _malformed_map(found.get(part, {}))) is not None:
-            return f"{part}{where}"
+            return " ".join(f"{part}{where}".split())  # a name may hold line breaks
     over_steps = found.get("over_steps", {})
     if not isinstance(over_steps, dict):
         return "over_steps"
@@ -123,7 +123,7 @@ def malformed(found: Mapping[str, Any]) -> str | None:
         if not isinstance(points, list) or not all(
             _numbers(point, ("step",), ("mean", "low", "high")) for point in points
         ):
-            return f"over_steps.{name}"
+            return " ".join(f"over_steps.{name}".split())
     return None
 
 
