@@ -136,9 +136,14 @@ class Workdir:
         handler.addFilter(_ours_or_a_warning)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(handler)
+        ours = logging.getLogger("neurofm")
+        level = ours.level
+        if not ours.isEnabledFor(logging.INFO):  # a caller who set up no logging
+            ours.setLevel(logging.INFO)
         try:
             yield
         finally:
+            ours.setLevel(level)
             logging.getLogger().removeHandler(handler)
             self.upload()
 
