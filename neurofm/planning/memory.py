@@ -111,9 +111,7 @@ def _bytes_here(tree: Any) -> int:
     )
 
 
-def largest_batch(
-    exp: Experiment, layout: AbstractMesh, state: State, memory: Memory
-) -> int:
+def largest_batch(exp: Experiment, layout: AbstractMesh, memory: Memory) -> int:
     """The batch at which temporaries that grow with it fill what is left.
 
     What does not grow is taken to be the gradients, which is the least it can be, so

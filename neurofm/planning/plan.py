@@ -145,7 +145,7 @@ def plan(exp: Experiment, on: str, slices: int = 1, mfu: float = 0.4) -> Plan:
         mesh=dict(layout.shape),
         memory=memory,
         verdict=verdict,
-        largest_batch=largest_batch(exp, layout, state, memory),
+        largest_batch=largest_batch(exp, layout, memory),
         flops=flops,
         moved=dict(moved),
         least=least_traffic(state, layout),

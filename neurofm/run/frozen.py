@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from neurofm import stores
 from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
 from neurofm.model import load_frozen
@@ -57,7 +58,7 @@ def lean(exp: Experiment) -> tuple[Experiment, dict[str, Frozen]]:
             )
         held = {name: model.task}
         task = replace(task, **held)  # pyright: ignore[reportArgumentType]
-        where = str(Path(path).absolute())
+        where = str(path if stores.is_remote(path) else Path(path).absolute())
         leaning[name] = Frozen(model.task, variables, where, digest)
         log.info("%s: %s, sha256 %s", name, where, digest)
     return replace(exp, task=task), leaning
