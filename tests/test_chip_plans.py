@@ -14,8 +14,8 @@ from neurofm.cli import cli
 from neurofm.config import Experiment, Mesh, Train, to_json
 from neurofm.errors import NeuroFMError
 from neurofm.parallel import mesh
+from neurofm.parallel.gpus import gpus
 from neurofm.planning import aot
-from neurofm.planning.gpus import gpus
 from neurofm.planning.liveness import peak_bytes
 from neurofm.planning.memory import GIB
 from neurofm.planning.plan import plan
@@ -159,9 +159,9 @@ def test_the_state_is_counted_as_it_lies():
 
 
 def test_the_largest_batch_fits_and_a_batch_beyond_it_is_mended(monkeypatch):
-    from neurofm.planning import gpus as table
+    from neurofm.parallel import gpus as table
 
-    monkeypatch.setitem(table.KINDS, "l4", (0.005, 121e12))  # 5 MiB
+    monkeypatch.setitem(table.KINDS, "l4", (0.005, 121e12, None))  # 5 MiB
     first = plan(EXP, "l4:2")
     assert first.memory.fits
 

@@ -30,6 +30,7 @@ class Kind:
       cloud_prefix: what stands before the number in the Cloud's name of a slice.
       counts: what that number counts.
       runtime: software version of the VMs; None where the TPU API has no such type.
+      device_kind: what jax calls a device, where we know it.
       devices_per_chip: devices that jax shows (two for chips made of two chiplets).
       topology_options: what `jax.experimental.topologies` needs beside the name.
     """
@@ -49,6 +50,7 @@ class Kind:
     gke_accelerator: str
     gke_machine: str
     chip_config: str | None = None
+    device_kind: str | None = None
 
     @cached_property
     def topologies(self) -> dict[int, Topology]:
@@ -79,6 +81,7 @@ KINDS = {
     for kind in (
         Kind(
             name="v4",
+            device_kind="TPU v4",
             cloud_prefix="v4",
             counts="cores",
             cores_per_chip=2,
@@ -95,6 +98,7 @@ KINDS = {
         ),
         Kind(
             name="v5e",
+            device_kind="TPU v5 lite",
             cloud_prefix="v5litepod",
             counts="chips",
             cores_per_chip=1,
@@ -110,6 +114,7 @@ KINDS = {
         ),
         Kind(
             name="v5p",
+            device_kind="TPU v5",
             cloud_prefix="v5p",
             counts="cores",
             cores_per_chip=2,
@@ -125,6 +130,7 @@ KINDS = {
         ),
         Kind(
             name="v6e",
+            device_kind="TPU v6 lite",
             cloud_prefix="v6e",
             counts="chips",
             cores_per_chip=1,

@@ -14,8 +14,8 @@ from neurofm import config
 from neurofm.config import Experiment
 from neurofm.errors import NeuroFMError
 from neurofm.parallel.accelerators import Accelerator, accelerator
+from neurofm.parallel.gpus import Gpus, gpus
 from neurofm.planning.aot import Compiled, compile_step
-from neurofm.planning.gpus import Gpus, gpus
 from neurofm.planning.memory import (
     Memory,
     as_compiled,

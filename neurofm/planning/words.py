@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neurofm.planning.gpus import Gpus
+from neurofm.parallel.gpus import Gpus
 from neurofm.planning.memory import GIB, Memory
 from neurofm.planning.plan import Plan
 from neurofm.run.clock import duration

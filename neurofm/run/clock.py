@@ -20,21 +20,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from neurofm.parallel import accelerators, gpus
+
 Bucket = Literal["start", "compile", "train", "wait", "eval", "checkpoint", "lost"]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
-# Peak dense bfloat16 FLOP/s of a device by its `device_kind`, from the makers' data
-# sheets (a device is a chip, but half a chip on TPU v2 and v3, which are left out).
+# Peak dense bfloat16 FLOP/s of a device by its `device_kind`.
 PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
+    kind.device_kind: kind.bf16_flops / kind.devices_per_chip
+    for kind in accelerators.KINDS.values()
+    if kind.device_kind
 }
+PEAK_FLOPS |= {device: peak for _, peak, device in gpus.KINDS.values() if device}
 
 
 @dataclass

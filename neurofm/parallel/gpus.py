@@ -22,12 +22,13 @@ class Gpus:
         return f"{self.kind}:{self.chips}"
 
 
+# name -> memory in GiB, peak FLOP/s, and what jax calls the device where we know it
 KINDS = {
-    "a100-40": (40, 312e12),
-    "a100-80": (80, 312e12),
-    "h100": (80, 989e12),
-    "h200": (141, 989e12),
-    "l4": (24, 121e12),
+    "a100-40": (40, 312e12, "NVIDIA A100-SXM4-40GB"),
+    "a100-80": (80, 312e12, "NVIDIA A100-SXM4-80GB"),
+    "h100": (80, 989e12, "NVIDIA H100 80GB HBM3"),
+    "h200": (141, 989e12, "NVIDIA H200"),
+    "l4": (24, 121e12, None),
 }
 
 
@@ -42,7 +43,7 @@ def gpus(name: str) -> Gpus | None:
         return None
     if colon and not re.fullmatch(r"[1-9]\d*", count):
         raise NeuroFMError(f"{name!r} does not say how many: give {kind}:8, say")
-    hbm_gib, bf16_flops = KINDS[kind]
+    hbm_gib, bf16_flops, _ = KINDS[kind]
     return Gpus(
         kind=kind, chips=int(count or 1), hbm_gib=hbm_gib, bf16_flops=bf16_flops
     )
