@@ -59,7 +59,7 @@ def write_shard(job: ShardJob) -> float:
     recordings = _recordings(job, skipped, notes)
     # One thread: matrix products may round differently when they are shared out.
     with threadpoolctl.threadpool_limits(1):
-        rows = writer.write_shard(job.data, job.number, job.info, recordings)
+        rows, _ = writer.write_shard(job.data, job.number, job.info, recordings)
     notes += _silent(rows)
     pq.write_table(rows, job.rows)
     write_json(job.told, {"skipped": skipped, "notes": notes})

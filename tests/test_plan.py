@@ -55,6 +55,8 @@ def store(lengths, splits=None, active=None, columns=None, hash="abc", n_chans=1
         info=info,
         items=pa.table(items | (columns or {})),
         events=pa.table({}),
+        n_chans=np.full(n, n_chans),
+        _layouts={},
         _n_samples=np.array(lengths),
         _first=np.arange(n),
         _shard=nothing,

@@ -56,9 +56,11 @@ class DatasetInfo:
       kind: `audio`, `eeg`, `meg`, `ieeg`, `fmri` or `features`.
       sfreq: sampling rate in Hz.
       unit: unit of the samples (`full_scale` for sound in [-1, 1]).
-      ch_names: channel names, in order.
+      ch_names: channel names, in order; empty where every recording has sensors of
+        its own, see `data.sensors`.
       payload: how samples are stored, `int16` or `float32`.
       licence: terms of the recordings.
+      processing: what was done to the signals, where that is not told by the rest.
       version: of this layout.
       n_items: recordings.
       n_segments: rows of the manifest.
@@ -73,6 +75,7 @@ class DatasetInfo:
     ch_names: tuple[str, ...]
     payload: segments.Payload = "int16"
     licence: str = ""
+    processing: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
     n_items: int = 0
     n_segments: int = 0
@@ -82,12 +85,12 @@ class DatasetInfo:
 
     @property
     def n_chans(self) -> int:
+        """Channels of every recording; 0 where each has its own."""
         return len(self.ch_names)
 
-    @property
-    def segment_samples(self) -> int:
-        """Samples in every segment of an item but its last."""
-        return segments.segment_samples(self.n_chans, self.sfreq, self.payload)
+    def segment_samples(self, n_chans: int) -> int:
+        """Samples in every segment of an item of `n_chans` channels but its last."""
+        return segments.segment_samples(n_chans, self.sfreq, self.payload)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"ch_names": list(self.ch_names)}
@@ -100,13 +103,18 @@ class DatasetInfo:
 def dataset_hash(info: DatasetInfo, items: pa.Table) -> str:
     """sha256 over the contract and each item's (sha256, split, n_samples), in order.
 
-    It says what a batch drawn by (hash, seed, step) holds, so it does not depend on
+    Where recordings have sensors of their own, their layouts are counted as well. It
+    says what a batch drawn by (hash, seed, step) holds, so it does not depend on
     labels, file names, shards or the number of workers.
     """
     names = ("version", "kind", "sfreq", "unit", "ch_names", "payload")
     contract = {name: getattr(info, name) for name in names}
+    if info.processing:
+        contract["processing"] = info.processing
     digest = hashlib.sha256(json.dumps(contract, sort_keys=True).encode())
-    columns = items.select(["sha256", "split", "n_samples"]).to_pydict()
+    columns = ["sha256", "split", "n_samples"]
+    columns += [] if info.ch_names else ["layout"]
+    columns = items.select(columns).to_pydict()
     for row in zip(*columns.values(), strict=True):
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()

@@ -3,6 +3,7 @@
     *.array_record    segments of about 256 KiB (`neurofm.data.segments`)
     manifest.parquet  a row a segment: where it lies, and all of its recording's columns
     events.parquet    interval events: item, onset, duration, trial_type, others
+    sensors.parquet   layouts of sensors, where recordings have their own
     dataset.json      the contract, the shards and the hash (`DatasetInfo`)
 
 An item is one recording. Times are in seconds, samples in the dataset's unit. The
@@ -26,9 +27,10 @@ from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Float32, Int
 
 from neurofm import stores
-from neurofm.data import segments
+from neurofm.data import segments, sensors
 from neurofm.data.layout import VERSION, DatasetInfo, dataset_hash
 from neurofm.data.remote import RemoteShard
+from neurofm.data.sensors import Sensors
 from neurofm.data.writer import Recording, write_dataset
 from neurofm.errors import NeuroFMError
 
@@ -49,7 +51,9 @@ class Dataset:
       items: a row a recording, in store order: item, file, sha256, timeline, subject,
         session, run, task, onset and duration (s), split, n_samples, rms (over all
         samples and channels, in `info.unit`), active (bytes, one bit a 50 ms block:
-        sound above -80 dB re full scale), then labels.
+        sound above -80 dB re full scale), layout where recordings have sensors of
+        their own, then labels.
+      n_chans: channels of every recording.
       events: item, onset and duration (s, from the item's start), trial_type, others.
     """
 
@@ -57,6 +61,8 @@ class Dataset:
     info: DatasetInfo
     items: pa.Table
     events: pa.Table
+    n_chans: Int[np.ndarray, "items"] = field(repr=False)
+    _layouts: dict[str, Sensors] = field(repr=False)
     _n_samples: Int[np.ndarray, "items"] = field(repr=False)
     _first: Int[np.ndarray, "items"] = field(repr=False)
     _shard: Int[np.ndarray, "segments"] = field(repr=False)
@@ -71,6 +77,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.info.n_items
+
+    def sensors(self, item: int) -> Sensors:
+        """The sensors of a recording of row `item`, where it has its own."""
+        return self._layouts[self.items["layout"][item].as_py()]
 
     def __reduce__(self):
         return open_dataset, (self.path,)
@@ -112,15 +122,18 @@ class Dataset:
 
     def _rows(self, item: int, start: int, stop: int) -> range:
         """Rows of the manifest that hold a span."""
-        size, first = self.info.segment_samples, int(self._first[item])
+        size, first = self._segment_samples(item), int(self._first[item])
         return range(first + start // size, first - (-stop // size))
+
+    def _segment_samples(self, item: int) -> int:
+        return self.info.segment_samples(int(self.n_chans[item]))
 
     def _assemble(
         self, span: tuple[int, int, int], ahead: dict[int, bytes]
     ) -> Float32[np.ndarray, "C n"]:
         item, start, stop = span
-        out = np.empty((self.info.n_chans, stop - start), np.float32)
-        size = self.info.segment_samples
+        out = np.empty((int(self.n_chans[item]), stop - start), np.float32)
+        size = self._segment_samples(item)
         for row in self._rows(*span):
             origin = (row - int(self._first[item])) * size
             low, high = max(start, origin), min(stop, origin + size)
@@ -184,7 +197,10 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
     try:
         manifest = _read_table(path, "manifest.parquet").combine_chunks()
         events = _read_table(path, "events.parquet")
-        items, first = _items(manifest, info)
+        layouts = {}
+        if not info.ch_names:
+            layouts = sensors.from_table(_read_table(path, "sensors.parquet"))
+        items, first, n_chans = _items(manifest, info, layouts)
         intact = (
             len(items) == info.n_items
             and len(manifest) == info.n_segments
@@ -205,6 +221,8 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
         info=info,
         items=items,
         events=events,
+        n_chans=n_chans,
+        _layouts=layouts,
         _n_samples=items["n_samples"].to_numpy(),
         _first=first,
         _shard=lookup[shards.indices.to_numpy()],
@@ -253,14 +271,19 @@ def _read_info(path: Path | str, found: dict[str, int]) -> DatasetInfo:
 
 
 def _items(
-    manifest: pa.Table, info: DatasetInfo
-) -> tuple[pa.Table, Int[np.ndarray, "items"]]:
-    """The manifest with one row an item, and each item's first row."""
+    manifest: pa.Table, info: DatasetInfo, layouts: dict[str, Sensors]
+) -> tuple[pa.Table, Int[np.ndarray, "items"], Int[np.ndarray, "items"]]:
+    """The manifest with one row an item, each item's first row and its channels."""
     first = np.flatnonzero(manifest["segment"].to_numpy() == 0)
     items = manifest.take(first)
     n_samples = items["n_samples"].to_numpy()
     n_segments = np.diff(np.append(first, len(manifest)))
-    if not np.array_equal(n_segments, -(-n_samples // info.segment_samples)):
+    n_chans = np.full(len(items), info.n_chans)
+    if not info.ch_names:
+        n_chans = np.array([len(layouts[n]) for n in items["layout"].to_pylist()])
+    size = {int(n): info.segment_samples(int(n)) for n in set(n_chans)}
+    sizes = np.array([size[int(n)] for n in n_chans])
+    if not np.array_equal(n_segments, -(-n_samples // sizes)):
         raise KeyError("segments are missing from the manifest")
     duration = pa.array(n_samples / info.sfreq)
     items = items.set_column(
@@ -268,7 +291,7 @@ def _items(
     ).set_column(
         items.schema.get_field_index("active"), "active", _join(manifest, first)
     )
-    return items.drop_columns(["segment", "shard", "record"]), first
+    return items.drop_columns(["segment", "shard", "record"]), first, n_chans
 
 
 def _join(manifest: pa.Table, first: Int[np.ndarray, "items"]) -> pa.Array:

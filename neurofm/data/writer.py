@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float32
 
 from neurofm.data import segments
+from neurofm.data import sensors as sensor_tables
 from neurofm.data.layout import (
     EVENTS,
     MANIFEST,
@@ -26,6 +27,7 @@ from neurofm.data.layout import (
     DatasetInfo,
     dataset_hash,
 )
+from neurofm.data.sensors import Sensors
 from neurofm.errors import NeuroFMError
 
 _WRITER = "group_size:1,uncompressed"  # each record is read alone
@@ -39,6 +41,7 @@ class Recording:
     Attributes:
       item: its name, unique in the dataset.
       samples: `[C, N]` in the dataset's unit, or consecutive blocks `[C, n]` of them.
+      sensors: its own, where the dataset gives no channel names.
       meta: manifest columns: those of `layout.GIVEN` and any labels.
       events: interval events, each with onset and duration (s from the item's start),
         trial_type and any other columns.
@@ -48,6 +51,14 @@ class Recording:
     samples: Float32[np.ndarray, "C N"] | Iterable[Float32[np.ndarray, "C n"]]
     meta: Mapping[str, Any] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
+    sensors: Sensors | None = None
+
+
+class Shard(NamedTuple):
+    """What was written into a shard: its manifest rows, and layouts of sensors."""
+
+    rows: pa.Table
+    sensors: pa.Table
 
 
 def write_dataset(
@@ -68,7 +79,7 @@ def write_dataset(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tables: list[pa.Table] = []
+    shards: list[Shard] = []
     events: list[Mapping[str, Any]] = []
 
     def remembered() -> Iterator[Recording]:
@@ -77,12 +88,13 @@ def write_dataset(
             yield recording
 
     rest = remembered()
-    while len(table := write_shard(partial, len(tables), info, rest)):
-        tables.append(table)
-    if not tables:
+    while len((shard := write_shard(partial, len(shards), info, rest)).rows):
+        shards.append(shard)
+    if not shards:
         raise NeuroFMError(f"no recording was given to write into {out}")
-    table = pa.concat_tables(tables, promote_options="permissive")
-    info = write_tables(partial, info, table, pa.Table.from_pylist(events))
+    rows = pa.concat_tables([s.rows for s in shards], promote_options="permissive")
+    found = pa.Table.from_pylist(events)
+    info = write_tables(partial, info, rows, found, [s.sensors for s in shards])
     os.replace(partial, out)
     return info
 
@@ -97,26 +109,24 @@ def refuse_occupied(out: Path) -> None:
 
 def write_shard(
     folder: Path, number: int, info: DatasetInfo, recordings: Iterable[Recording]
-) -> pa.Table:
-    """Write at most 1,024 recordings into one shard; nothing where there are none.
-
-    Returns:
-      Their manifest rows, one a segment.
-    """
+) -> Shard:
+    """Write at most 1,024 recordings into one shard; nothing where there are none."""
     name = f"{number:05d}.array_record"
     temporary = folder / f"{name}.tmp"
     rows: list[dict[str, Any]] = []
+    layouts: list[Sensors] = []
     writer = ArrayRecordWriter(str(temporary), _WRITER)
     try:
         for recording in islice(recordings, ITEMS_PER_SHARD):
             rows += _write_recording(writer, info, recording, name, len(rows))
+            layouts += [recording.sensors] if recording.sensors else []
     finally:
         writer.close()
     if rows:
         os.replace(temporary, folder / name)
     else:
         temporary.unlink()
-    return _table(rows)
+    return Shard(_table(rows), sensor_tables.to_table(layouts))
 
 
 def _write_recording(
@@ -133,6 +143,15 @@ def _write_recording(
             f"recording {item!r} has split {meta['split']!r}; expected one of train, "
             "valid and test, or nothing"
         )
+    if (recording.sensors is None) != bool(info.ch_names):
+        raise NeuroFMError(
+            f"recording {item!r} {'has' if recording.sensors else 'lacks'} sensors of "
+            "its own: give them where the dataset has no channel names, and only there"
+        )
+    n_chans = info.n_chans
+    if recording.sensors is not None:
+        n_chans = len(recording.sensors)
+        meta["layout"] = recording.sensors.layout
     blocks = recording.samples
     if isinstance(blocks, np.ndarray):
         blocks = [blocks]
@@ -140,8 +159,8 @@ def _write_recording(
     digest = None if meta.get("sha256") else hashlib.sha256()
     n_samples, power = 0, 0.0
     rows: list[dict[str, Any]] = []
-    for x in segments.regroup(blocks, info.segment_samples):
-        _refuse_wrong(x, item, info)
+    for x in segments.regroup(blocks, info.segment_samples(n_chans)):
+        _refuse_wrong(x, item, info, n_chans)
         writer.write(segments.pack(x, info.payload))
         if digest:
             digest.update(x.T.astype("<f4").tobytes())
@@ -164,18 +183,20 @@ def _write_recording(
         raise NeuroFMError(f"recording {item!r} holds no samples; leave it out")
     whole = {
         "n_samples": n_samples,
-        "rms": (power / (n_samples * info.n_chans)) ** 0.5,
+        "rms": (power / (n_samples * n_chans)) ** 0.5,
         "timeline": meta.get("timeline") or item,
         "sha256": digest.hexdigest() if digest else meta["sha256"],
     }
     return [row | whole for row in rows]
 
 
-def _refuse_wrong(x: np.ndarray, item: str, info: DatasetInfo) -> None:
-    if x.shape[0] != info.n_chans:
+def _refuse_wrong(x: np.ndarray, item: str, info: DatasetInfo, n_chans: int) -> None:
+    if x.shape[0] != n_chans:
+        owner = "dataset" if info.ch_names else "recording's sensors"
+        names = f" ({', '.join(info.ch_names)})" if info.ch_names else ""
         raise NeuroFMError(
-            f"recording {item!r} has {x.shape[0]} channels, the dataset has "
-            f"{info.n_chans} ({', '.join(info.ch_names)}); select the same channels"
+            f"recording {item!r} has {x.shape[0]} channels, the {owner} "
+            f"{n_chans}{names}; select the same channels"
         )
     if not np.isfinite(x).all():
         raise NeuroFMError(
@@ -198,13 +219,18 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def write_tables(
-    folder: Path, info: DatasetInfo, manifest: pa.Table, events: pa.Table
+    folder: Path,
+    info: DatasetInfo,
+    manifest: pa.Table,
+    events: pa.Table,
+    sensors: Iterable[pa.Table] = (),
 ) -> DatasetInfo:
     """Write manifest, events and dataset.json beside the shards; see `write_dataset`.
 
     Args:
       manifest: rows of `write_shard`, in store order.
       events: columns of `layout.EVENTS` and others; may be empty.
+      sensors: of the shards, where the recordings have sensors of their own.
     """
     items = manifest.take(np.flatnonzero(manifest["segment"].to_numpy() == 0))
     if len(items) != len(items["item"].unique()):
@@ -222,6 +248,9 @@ def write_tables(
             events = events.append_column(column, pa.nulls(len(events), column.type))
     pq.write_table(manifest, folder / "manifest.parquet")
     pq.write_table(events, folder / "events.parquet")
+    if not info.ch_names:
+        layouts = [s for t in sensors for s in sensor_tables.from_table(t).values()]
+        pq.write_table(sensor_tables.to_table(layouts), folder / "sensors.parquet")
     shards = manifest["shard"].unique().to_pylist()
     info = dataclasses.replace(
         info,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 EEG, MAG, GRAD = 0, 1, 2  # ids of the released embedding table
+KINDS = ("eeg", "mag", "grad")  # their names, by id
 SCALE_EPS = (1e-5, 1e-13, 1e-13)  # of each type, in V, T and T/m
 
 Remainder = Literal["padded", "dropped"]
