@@ -22,7 +22,7 @@ import soundfile
 
 from data_pipelines.audio import prepare
 from neurofm import config
-from neurofm.data import loader, plan
+from neurofm.data import audio, loader
 from neurofm.data.records import open_dataset
 from neurofm.parallel import distributed, mesh, sharding
 
@@ -46,7 +46,7 @@ def delivered(dataset, batch_size: int, n_batches: int, workers: int) -> float:
     devices = mesh.make(exp.mesh)
     by_row = sharding.batch_sharding(devices)
     rows = distributed.rows_of_this_process(by_row, batch_size)
-    planned = plan.training([dataset], spec.contract, exp.data, 0)
+    planned = audio.training([dataset], spec.contract, exp.data, 0)
     local = loader.batches(planned, spec, batch_size, rows, 0, workers)
     stream = loader.device_batches(local, by_row, batch_size, rows)
     jax.block_until_ready(next(stream).batch)

@@ -37,6 +37,8 @@ class Data:
       hold_out: `column=value` rules; items that match are never trained on.
       crops_per_clip: consecutive crops cut from one clip.
       short: clips shorter than a crop are padded `once`, or to 10 s as `released`.
+      buckets: widths at most, in channels, that recordings of unlike sensors are
+        padded to; a step has one.
       min_active: least share of a crop that must hold sound; silent crops are redrawn.
       workers: reader threads.
     """
@@ -49,6 +51,7 @@ class Data:
     hold_out: tuple[str, ...] = ()
     crops_per_clip: int = 8
     short: Literal["once", "released"] = "once"
+    buckets: int = 4
     min_active: float = 0.1
     workers: int = 4
 

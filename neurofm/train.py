@@ -19,6 +19,7 @@ from neurofm.checkpoint import Checkpoints
 from neurofm.config import Experiment
 from neurofm.data import loader, plan
 from neurofm.data.records import Dataset, open_dataset
+from neurofm.data.rows import seen_sha256
 from neurofm.data.scenes import Scenery, open_scenery
 from neurofm.errors import NeuroFMError
 from neurofm.parallel import distributed, mesh, sharding
@@ -114,13 +115,15 @@ def _pretrain(
     devices = mesh.make(exp.mesh)
     mesh.check_batch(devices, train.batch_size, train.accumulate)
     spec = task.batch_spec("train")
-    rows_plan = plan.training(datasets, spec.contract, exp.data, exp.seed, scenery)
+    rows_plan = plan.training(
+        datasets, spec.contract, exp.data, exp.seed, train.batch_size, scenery
+    )
     by_row = sharding.batch_sharding(devices)
     rows = distributed.rows_of_this_process(by_row, train.batch_size)
     for store, _, counts in rows_plan.stores:
         told = ", ".join(f"{k} {n}" for k, n in counts.items())
         log.info("%s: %s", store.path, told)
-    folder.note_seen(plan.seen_sha256(rows_plan))
+    folder.note_seen(seen_sha256(rows_plan))
 
     def deliveries(rows_plan, start_step):
         local = loader.batches(
@@ -166,7 +169,14 @@ def _pretrain(
     )
     summarise = jax.jit(task.summary)
     held_out = HeldOut(
-        task, exp.eval, exp.seed, datasets, exp.data, deliveries, scenery
+        task,
+        exp.eval,
+        exp.seed,
+        datasets,
+        exp.data,
+        train.batch_size,
+        deliveries,
+        scenery,
     )
     seconds_of_signal = spec.contract.window_samples / spec.contract.sfreq
     pending: dict[int, dict[str, jax.Array]] = {}

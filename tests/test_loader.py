@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 
 from neurofm.config import Data
 from neurofm.contract import BatchSpec, Field, InputContract
-from neurofm.data import loader, plan
+from neurofm.data import audio, loader
 from neurofm.data.records import (
     Dataset,
     DatasetInfo,
@@ -67,7 +67,7 @@ def mono(tmp_path_factory):
 
 
 def trained(dataset, n_chans=1, **data):
-    return plan.training([dataset], spec(n_chans).contract, Data(**data), seed=3)
+    return audio.training([dataset], spec(n_chans).contract, Data(**data), seed=3)
 
 
 def take(dataset, n, batch_size=5, rows=None, n_chans=1, start_step=0, workers=2):
@@ -136,7 +136,7 @@ def test_an_all_zero_clip_stays_zero(tmp_path):
     silent = Recording(item="zero", samples=np.zeros((1, 300), np.float32))
     write_dataset(tmp_path / "zeros", dataset.info, [silent])
     zeros = open_dataset(tmp_path / "zeros")
-    made = plan.training([zeros], spec().contract, Data(min_active=0.0), seed=0)
+    made = audio.training([zeros], spec().contract, Data(min_active=0.0), seed=0)
     batch = next(iter(loader.batches(made, spec(), 2, np.arange(2), workers=0)))
     np.testing.assert_array_equal(batch["audio/wave"], np.zeros((2, 1, WINDOW)))
 
@@ -169,7 +169,7 @@ def single_device():
 
 def test_the_held_out_split_is_delivered_once_with_fillers_at_its_end(tmp_path):
     dataset, _ = make(tmp_path / "store", lengths=(400, 170, 650), split="valid")
-    made = plan.held_out([dataset], spec().contract, Data(), limit=100)
+    made = audio.held_out([dataset], spec().contract, Data(), limit=100)
     rows = np.arange(4)
     local = loader.batches(made, spec(), 4, rows)
     got = [d.batch for d in loader.device_batches(local, single_device(), 4, rows)]

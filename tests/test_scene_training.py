@@ -14,7 +14,7 @@ import soundfile
 
 from data_pipelines.audio import prepare
 from neurofm.config import Data, Eval, Experiment, Train
-from neurofm.data import loader, plan
+from neurofm.data import audio, loader
 from neurofm.data.records import DatasetInfo, Recording, open_dataset, write_dataset
 from neurofm.data.scenes import open_scenery
 from neurofm.errors import NeuroFMError
@@ -121,7 +121,7 @@ def planned(task, data, seed=3):
     spec = task.batch_spec("train")
     scenery = open_scenery(spec, data)
     sound = open_dataset(data.path)
-    return spec, plan.training([sound], spec.contract, data, seed, scenery)
+    return spec, audio.training([sound], spec.contract, data, seed, scenery)
 
 
 def read(task, data, step, batch_size=12, rows=None, seed=3):
@@ -344,7 +344,7 @@ def test_held_out_scenes_are_fixed_and_of_held_out_noises_where_there_are_some(s
     sound = open_dataset(stores.data.path)
 
     def held_out():
-        found = plan.held_out([sound], spec.contract, stores.data, 9, made.scenery)
+        found = audio.held_out([sound], spec.contract, stores.data, 9, made.scenery)
         return [found.crop(row) for row in range(found.n_crops)]
 
     crops = held_out()

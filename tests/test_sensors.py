@@ -40,7 +40,8 @@ def test_each_recording_comes_back_with_its_own_sensors_and_samples(tmp_path):
     dataset = open_dataset(tmp_path / "d")
     assert dataset.n_chans.tolist() == [5, 3, 5]
     for row, given in enumerate(recordings()):
-        assert given.sensors is not None and isinstance(given.samples, np.ndarray)
+        assert given.sensors is not None
+        assert isinstance(given.samples, np.ndarray)
         found = dataset.sensors(row)
         assert (found.names, found.coil) == (given.sensors.names, given.sensors.coil)
         np.testing.assert_array_equal(found.pos, given.sensors.pos)

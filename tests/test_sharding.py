@@ -21,7 +21,7 @@ import pytest
 
 from neurofm.config import Data, Mesh
 from neurofm.contract import BatchSpec, Field, InputContract
-from neurofm.data import loader, plan
+from neurofm.data import audio, loader
 from neurofm.data.records import (
     Dataset,
     DatasetInfo,
@@ -391,7 +391,7 @@ def a_process_reads_its_own_rows(number: str, port: str, folder: str):
         receptive_samples=15,
     )
     spec = BatchSpec(fields=fields, contract=contract)
-    made = plan.training([dataset], contract, Data(crops_per_clip=1), seed=0)
+    made = audio.training([dataset], contract, Data(crops_per_clip=1), seed=0)
 
     def global_batches(sizes):
         device_mesh = mesh.make(sizes)

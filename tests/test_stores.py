@@ -13,8 +13,7 @@ from slow_store import slow_store, upload
 from test_loader import make, spec, take, trained
 
 from neurofm import config, stores
-from neurofm.data import loader
-from neurofm.data import plan as plans
+from neurofm.data import audio, loader
 from neurofm.data.records import (
     DatasetInfo,
     Recording,
@@ -129,7 +128,7 @@ def test_reading_ahead_hides_fifty_milliseconds_a_read_at_the_base_rate(tmp_path
     there = open_dataset(upload(tmp_path / "store", "slow://bucket/sound"))
     exp = config.load("wavjepa/base")
     contract = exp.task.batch_spec("train")
-    plan = plans.training([there], contract.contract, exp.data, 0)
+    plan = audio.training([there], contract.contract, exp.data, 0)
     batch, step_s = 64, 64 / (base_rate() / 10)
     slow.reset(latency_s=0.05)
     batches = iter(loader.batches(plan, contract, batch, np.arange(batch)))

@@ -61,21 +61,57 @@ def select(
       NeuroFMError: a dataset is not what the model takes, or a bad `hold_out`.
     """
     for dataset in datasets:
-        _check_contract(dataset, contract)
-    held = _held_out(datasets, data.hold_out)
+        check_contract(dataset, contract, ("kind", "unit", "sfreq", "n_chans"))
     return [
-        _select(dataset, contract, data, use, longest, out)
-        for dataset, out in zip(datasets, held, strict=True)
+        _select(dataset, contract, data, longest, reasons)
+        for dataset, reasons in zip(
+            datasets, reasons_against(datasets, data, use), strict=True
+        )
     ]
+
+
+def reasons_against(
+    datasets: Sequence[Dataset], data: Data, use: Literal["train", "valid"]
+) -> list[dict[str, Bool[np.ndarray, " items"]]]:
+    """For each dataset, why items may not be used: `held_out`, or a split's name.
+
+    `train` takes the splits `train` and none (and `test` if transductive), `valid` the
+    held-out split.
+
+    Raises:
+      NeuroFMError: a rule of `data.hold_out` names nothing.
+    """
+    wanted = {"valid"} if use == "valid" else {"train", ""}
+    if use == "train" and data.transductive:
+        wanted.add("test")
+    out = []
+    for dataset, held in zip(datasets, _held_out(datasets, data.hold_out), strict=True):
+        split = np.array(dataset.items["split"].to_pylist(), object)
+        others = sorted(set(split) - wanted)
+        splits = {word or "no_split": split == word for word in others}
+        out.append({"held_out": held, **splits})
+    return out
+
+
+def chosen(
+    reasons: dict[str, Bool[np.ndarray, " items"]],
+) -> tuple[Bool[np.ndarray, " items"], dict[str, int]]:
+    """Items that nothing speaks against, and counts: `used`, then by first reason."""
+    left = np.ones(len(next(iter(reasons.values()))), bool)
+    counts = {"used": 0}
+    for reason, applies in reasons.items():
+        counts[reason] = int((left & applies).sum())
+        left &= ~applies
+    counts["used"] = int(left.sum())
+    return left, counts
 
 
 def _select(
     dataset: Dataset,
     contract: InputContract,
     data: Data,
-    use: Literal["train", "valid"],
     longest: int | None,
-    held: Bool[np.ndarray, " items"],
+    reasons: dict[str, Bool[np.ndarray, " items"]],
 ) -> Selection:
     n_samples = dataset.items["n_samples"].to_numpy()
     window = contract.window_samples
@@ -85,25 +121,13 @@ def _select(
         lengths = np.full_like(n_samples, clip)
     tokens = (lengths - contract.receptive_samples) // contract.hop_samples + 1
 
-    wanted = {"valid"} if use == "valid" else {"train", ""}
-    if use == "train" and data.transductive:
-        wanted.add("test")
-    split = np.array(dataset.items["split"].to_pylist(), object)
-    reasons = {"held_out": held}
-    for word in sorted(set(split) - wanted):
-        reasons[word or "no_split"] = split == word
     reasons["too_short"] = tokens < MIN_TOKENS
     if data.min_active > 0:
         active = dataset.items["active"].to_pylist()
         reasons["silent"] = np.array([not bits.strip(b"\0") for bits in active], bool)
-
-    left = np.ones(len(n_samples), bool)
-    out: dict[str, int] = {}
-    for reason, applies in reasons.items():
-        out[reason] = int((left & applies).sum())
-        left &= ~applies
+    left, out = chosen(reasons)
     counts = {
-        "used": int(left.sum()),
+        "used": out.pop("used"),
         "padded": int((left & (n_samples < clip)).sum()),
         "cut": int((left & (n_samples > lengths)).sum()),
     }
@@ -152,11 +176,18 @@ def _text(cell: object) -> str:
     return str(int(cell)) if whole else str(cell)  # pyright: ignore[reportArgumentType]
 
 
-def _check_contract(dataset: Dataset, contract: InputContract) -> None:
+def check_contract(
+    dataset: Dataset, contract: InputContract, names: Sequence[str]
+) -> None:
+    """Refuse a dataset that differs from the contract in one of `names`.
+
+    Raises:
+      NeuroFMError: how it differs, and the remedy.
+    """
     channels = "first" if contract.n_chans == 1 else "all"
     flags = {"sfreq": "--sfreq {:g}", "n_chans": f"--channels {channels}"}
     told, again = [], []
-    for name in ("kind", "unit", "sfreq", "n_chans"):
+    for name in names:
         has, wants = getattr(dataset.info, name), getattr(contract, name)
         if has != wants:
             told.append(f"{name} {has} where the model takes {wants}")

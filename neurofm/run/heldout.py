@@ -9,6 +9,7 @@ from neurofm.config import Data, Eval
 from neurofm.data import plan
 from neurofm.data.loader import Delivery
 from neurofm.data.records import Dataset
+from neurofm.data.rows import Plan
 from neurofm.data.scenes import Scenery
 from neurofm.step import State, eval_step
 from neurofm.task import Task, Tree
@@ -24,11 +25,14 @@ class HeldOut:
         seed: int,
         datasets: Sequence[Dataset],
         data: Data,
-        deliveries: Callable[[plan.Plan, int], Iterator[Delivery]],
+        batch_size: int,
+        deliveries: Callable[[Plan, int], Iterator[Delivery]],
         scenery: Scenery | None = None,
     ):
         contract = task.batch_spec("train").contract
-        self.plan = plan.held_out(datasets, contract, data, settings.crops, scenery)
+        self.plan = plan.held_out(
+            datasets, contract, data, settings.crops, batch_size, scenery
+        )
         self._deliveries = deliveries
         self._measure = jax.jit(eval_step(task, seed))
         self._summarise = jax.jit(task.summary)
