@@ -44,6 +44,15 @@ def settable(columns: Mapping[str, dict[str, str]], where: str) -> Labels:
     return Labels(kept, notes=((where, what),) if taken else ())
 
 
+def with_events(labels: Labels, more: Mapping[str, list[dict[str, Any]]]) -> Labels:
+    """Labels with further events of files, such as those that recordings hold."""
+    events = dict(labels.events)
+    for file, found in more.items():
+        both = [*events.get(file, ()), *found]
+        events[file] = sorted(both, key=lambda e: (e["onset"], e["duration"]))
+    return Labels(labels.columns, events, labels.notes)
+
+
 def counted(
     where: str, names: Sequence[str], total: int, what: str
 ) -> tuple[Note, ...]:

@@ -9,12 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.label_columns import Labels, Note, attach, counted, settable
+from data_pipelines.label_columns import (
+    Labels,
+    Note,
+    attach,
+    counted,
+    settable,
+    with_events,
+)
 from data_pipelines.label_table import from_table
 from neurofm.data.layout import SPLITS
 from neurofm.errors import NeuroFMError
 
 __all__ = ["Labels", "attach", "from_pattern", "from_subdirs", "from_table", "gather"]
+__all__ += ["with_events"]
 
 
 def gather(

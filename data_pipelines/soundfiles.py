@@ -15,8 +15,12 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
+from data_pipelines.unreadable import Unreadable
 from neurofm.errors import NeuroFMError
 from neurofm.signals.audio import resample_blocks
+
+__all__ = ["SUFFIXES", "Channels", "Header", "Sound", "Unreadable"]
+__all__ += ["blocks", "find", "header", "read"]
 
 Channels = Literal["first", "mean", "all"]
 
@@ -29,14 +33,6 @@ SUFFIXES = frozenset({
 _BLOCK = 2**20  # samples decoded at once, all channels together
 _SALVAGE = 256  # frames decoded at once where a file is damaged
 _STREAMED = 0x7FFF0000  # lengths from here on mean "not known yet" in a WAV header
-
-
-class Unreadable(NeuroFMError):
-    """A file that holds no usable sound; `reason` says why, without the path."""
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(f"{os.fspath(path)} cannot be used as sound: {reason}")
-        self.reason = reason
 
 
 class Header(NamedTuple):

@@ -3,7 +3,7 @@
 import pytest
 from test_prepare_audio import contents, noise, write
 
-from data_pipelines import audio
+from data_pipelines import shards
 from data_pipelines.audio import prepare
 from neurofm.errors import NeuroFMError
 
@@ -11,7 +11,7 @@ from neurofm.errors import NeuroFMError
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Nine sounds of two rates in several shards, and a file that is no sound."""
-    monkeypatch.setattr(audio, "_SHARD_BYTES", (20_000, 2**30))
+    monkeypatch.setattr(shards, "_SHARD_BYTES", (20_000, 2**30))
     for i in range(9):
         rate = (8000, 11025)[i % 2]
         write(tmp_path / f"src/{i % 3}/{i}.wav", noise(5003 + i, seed=i), rate)

@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines import audio, audio_shards, soundfiles
+from data_pipelines import shards, soundfiles
 from data_pipelines.audio import prepare, read
 from neurofm.data.records import open_dataset
 from neurofm.errors import NeuroFMError
@@ -116,7 +116,7 @@ def test_items_are_the_files_in_the_order_of_their_paths(folder, tmp_path):
 
 
 def test_no_byte_depends_on_the_number_of_workers(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "_SHARD_BYTES", (9000, 9000))
+    monkeypatch.setattr(shards, "_SHARD_BYTES", (9000, 9000))
     done = []
     prepare(folder, tmp_path / "one", workers=1)
     prepare(folder, tmp_path / "two", workers=2, progress=lambda *a: done.append(a))
@@ -137,8 +137,8 @@ class Killed(BaseException):
 @pytest.fixture
 def killed_after_two_shards(folder, tmp_path, monkeypatch):
     """A preparation that died in its third of four shards; gives the shards written."""
-    monkeypatch.setattr(audio, "_SHARD_BYTES", (9000, 9000))
-    write_shard, written = audio_shards.write_shard, []
+    monkeypatch.setattr(shards, "_SHARD_BYTES", (9000, 9000))
+    write_shard, written = shards.write_shard, []
 
     def dies(job):
         written.append(job.number)
@@ -147,7 +147,7 @@ def killed_after_two_shards(folder, tmp_path, monkeypatch):
             raise Killed
         return write_shard(job)
 
-    monkeypatch.setattr(audio, "write_shard", dies)
+    monkeypatch.setattr(shards, "write_shard", dies)
     with pytest.raises(Killed):
         prepare(folder, tmp_path / "d", workers=1)
     assert not (tmp_path / "d").exists()
@@ -183,7 +183,7 @@ def test_settings_bind_only_what_was_begun_with_them(folder, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(audio, "write_shard", killed)
+        patched.setattr(shards, "write_shard", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, tmp_path / "d", sfreq=11025)
     assert (tmp_path / "d.partial").is_dir()
@@ -319,7 +319,7 @@ def test_files_with_another_number_of_channels_are_skipped_when_all_are_kept(tmp
 
 def test_a_full_disk_is_foreseen(folder, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(audio.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(NeuroFMError, match="GB are free"):
         prepare(folder, tmp_path / "d")
 

@@ -1,22 +1,31 @@
-"""One shard of sound: what a worker of `prepare audio` does."""
+"""One shard of recordings: what a worker of `prepare` does."""
 
-import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import threadpoolctl
 
-from data_pipelines import soundfiles
 from data_pipelines.label_columns import Note
-from data_pipelines.soundfiles import Channels, Unreadable
+from data_pipelines.unreadable import Unreadable
 from neurofm.data import writer
 from neurofm.data.records import DatasetInfo, Recording
 from neurofm.files import write_json
+
+
+class Reader(Protocol):
+    """Makes an item of a file; it is sent to workers by pickle.
+
+    What is found wrong on the way is appended to `notes`, at the latest when the last
+    of the recording's samples was taken; `Unreadable` before the first leaves the file
+    out.
+    """
+
+    def __call__(self, root: Path, file: str, notes: list[str]) -> Recording: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +39,7 @@ class ShardJob:
       data: folder of the shards.
       state: folder of what is known about finished shards.
       info: contract of the dataset.
-      channels: which channels of a file are kept.
+      read: makes an item of a file.
     """
 
     number: int
@@ -39,12 +48,17 @@ class ShardJob:
     data: Path
     state: Path
     info: DatasetInfo
-    channels: Channels
+    read: Reader
 
     @property
     def rows(self) -> Path:
         """The shard's manifest rows."""
         return self.state / f"{self.number:05d}.parquet"
+
+    @property
+    def layouts(self) -> Path:
+        """The layouts of sensors in it, where recordings have their own."""
+        return self.state / f"{self.number:05d}.sensors.parquet"
 
     @property
     def told(self) -> Path:
@@ -56,40 +70,36 @@ def write_shard(job: ShardJob) -> float:
     """Write a shard and then the word that it is finished; gives its seconds."""
     skipped: list[Note] = []
     notes: list[Note] = []
-    recordings = _recordings(job, skipped, notes)
+    events: dict[str, list[dict[str, Any]]] = {}
+    recordings = _recordings(job, skipped, notes, events)
     # One thread: matrix products may round differently when they are shared out.
     with threadpoolctl.threadpool_limits(1):
-        rows, _ = writer.write_shard(job.data, job.number, job.info, recordings)
-    notes += _silent(rows)
-    pq.write_table(rows, job.rows)
-    write_json(job.told, {"skipped": skipped, "notes": notes})
-    return float(np.sum(rows["duration"].to_numpy()))
+        shard = writer.write_shard(job.data, job.number, job.info, recordings)
+    if job.info.unit == "full_scale":
+        notes += _silent(shard.rows)
+    pq.write_table(shard.rows, job.rows)
+    pq.write_table(shard.sensors, job.layouts)
+    write_json(job.told, {"skipped": skipped, "notes": notes, "events": events})
+    return float(np.sum(shard.rows["duration"].to_numpy()))
 
 
 def _recordings(
-    job: ShardJob, skipped: list[Note], notes: list[Note]
+    job: ShardJob,
+    skipped: list[Note],
+    notes: list[Note],
+    events: dict[str, list[dict[str, Any]]],
 ) -> Iterator[Recording]:
     for file in job.files:
-        path = job.src / file
         found: list[str] = []
         try:
-            blocks = soundfiles.blocks(path, job.info.sfreq, job.channels, found)
-            first = next(blocks)
-            if len(first) != job.info.n_chans:
-                names = ", ".join(job.info.ch_names)
-                reason = f"{len(first)} channels, the dataset has {names}"
-                raise Unreadable(path, reason)
+            recording = job.read(job.src, file, found)
         except Unreadable as error:
             skipped.append((file, error.reason))
             continue
-        with open(path, "rb") as opened:
-            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-        yield Recording(
-            item=file,
-            samples=itertools.chain([first], blocks),
-            meta={"file": file, "sha256": sha256},
-        )
+        yield recording
         notes += [(file, note) for note in found]
+        if recording.events:
+            events[file] = [dict(event) for event in recording.events]
 
 
 def _silent(rows: pa.Table) -> tuple[Note, ...]:

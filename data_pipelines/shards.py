@@ -1,0 +1,313 @@
+"""Recordings into a record store, shard by shard, so that a restart goes on.
+
+Files are taken in the order of their relative paths and dealt to shards by size alone,
+so neither the order nor a byte of the store depends on how many workers write it. Until
+all are done they lie in `OUT.partial`, from where a restart goes on:
+
+    plan.json            the settings and the files it was begun with
+    data/                becomes OUT
+    state/00003.json     shard 3 is finished: what was skipped and noted, the events
+    state/00003.parquet  its manifest rows
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines import labels as labelling
+from data_pipelines.beam import Runner, run_on_beam
+from data_pipelines.label_columns import Note
+from data_pipelines.pool import n_cores, run_in_processes
+from data_pipelines.shard_job import Reader, ShardJob, write_shard
+from data_pipelines.summary import Summary, summarise, write_notes
+from data_pipelines.unreadable import Unreadable
+from neurofm.data import writer
+from neurofm.data.records import DatasetInfo, open_dataset
+from neurofm.errors import NeuroFMError
+from neurofm.files import write_json
+
+# A shard takes 1/64 of the source, within these bounds in bytes of source files: many
+# enough to share among workers and to restart from, few enough to hold open.
+_SHARD_BYTES = (2**22, 2**30)
+
+# Control characters would break the tables, bytes that are no text have no name.
+_UNKEEPABLE = re.compile(r"[\x00-\x1f\ud800-\udfff]")
+
+# Settings that do not change a shard: labels are added when all are done.
+_ADDED_LAST = ("labels", "pattern", "subdirs", "licence")
+
+Progress = Callable[[int, int, float], None]
+
+
+class Measure(Protocol):
+    """What a file will be, from its header: seconds, and bytes in the store."""
+
+    def __call__(self, path: Path) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Files to prepare.
+
+    Attributes:
+      root: the folder they are relative to.
+      files: sorted, with forward slashes; a folder may stand for a recording.
+      unnamed: those whose names cannot be kept, with the reason.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    unnamed: tuple[Note, ...] = ()
+
+    @property
+    def n_files(self) -> int:
+        return len(self.files) + len(self.unnamed)
+
+
+def source(root: Path, files: Sequence[str]) -> Source:
+    """Files whose names can be kept; NeuroFMError where there are none."""
+    good = tuple(file for file in files if not _UNKEEPABLE.search(file))
+    bad = tuple(
+        (ascii(file)[1:-1], "its name holds characters that cannot be kept")
+        for file in files
+        if _UNKEEPABLE.search(file)
+    )
+    if not good:
+        raise NeuroFMError(f"no file in {root} can be used: {bad[0][0]}, {bad[0][1]}")
+    return Source(root=root, files=good, unnamed=bad)
+
+
+def settings_of(
+    found: Source,
+    settings: Mapping[str, Any],
+    labels: str | os.PathLike | None,
+    pattern: str | None,
+    subdirs: str | None,
+    licence: str,
+) -> dict[str, Any]:
+    """What a repeated call must share: its settings, files, labels and licence."""
+    return {
+        **settings,
+        "sources": _fingerprint(found),
+        "labels": labels and hashlib.sha256(Path(labels).read_bytes()).hexdigest(),
+        "pattern": pattern,
+        "subdirs": subdirs,
+        "licence": licence,
+    }
+
+
+def prepare(
+    out: Path,
+    found: Source,
+    info: DatasetInfo,
+    read: Reader,
+    *,
+    measure: Measure,
+    known: labelling.Labels,
+    worth_a_process: float,
+    workers: int | None = None,
+    runner: Runner | None = None,
+    beam_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Write a dataset, an item a file, or go on with one that was begun.
+
+    Args:
+      out: the dataset to make.
+      found: the files.
+      info: the contract; `info.prepared` is what `settings_of` gives.
+      read: makes an item of a file; sent to workers by pickle.
+      measure: what to expect of a file.
+      known: labels, and events that come beside the recordings.
+      worth_a_process: seconds of signal that take as long as starting a process.
+      workers: processes; None takes as many as are worth their start.
+      runner: work on Apache Beam instead; see `beam.run_on_beam`.
+      beam_options: see `beam.run_on_beam`.
+      progress: called with files done, files in all and seconds of signal done.
+
+    Raises:
+      NeuroFMError: nothing is usable, the disk is too small, or `out` holds something
+        else.
+    """
+    started = time.monotonic()
+    partial = out.with_name(out.name + ".partial")
+    if (out / "dataset.json").is_file():
+        _refuse_other(out, open_dataset(out).info.prepared, info.prepared)
+        if (partial / "plan.json").is_file():
+            shutil.rmtree(partial)
+        return summarise(out, found.n_files, "already prepared", started)
+    writer.refuse_occupied(out)
+    _begin(partial, info.prepared)
+    sizes = [_stat(found.root / file)[0] for file in found.files]
+    jobs = [
+        ShardJob(
+            number=number,
+            src=found.root,
+            files=found.files[group.start : group.stop],
+            data=partial / "data",
+            state=partial / "state",
+            info=info,
+            read=read,
+        )
+        for number, group in enumerate(_groups(sizes))
+    ]
+    waiting = [job for job in jobs if not job.told.is_file()]
+    expected, n_bytes = _estimate(waiting, measure)
+    _refuse_full_disk(out, partial, n_bytes)
+    n_done = len(found.files) - sum(len(job.files) for job in waiting)
+    seconds = 0.0
+    if runner is not None:
+        run_on_beam(write_shard, waiting, workers, runner, beam_options or {})
+        done = ()
+    else:
+        if workers is None:
+            workers = min(n_cores(), 1 + int(expected / worth_a_process))
+        done = run_in_processes(write_shard, waiting, workers)
+    for job, length in done:
+        n_done += len(job.files)
+        seconds += length
+        if progress:
+            progress(n_done, len(found.files), seconds)
+    _finish(out, jobs, known, found.unnamed)
+    status = "prepared" if len(waiting) == len(jobs) else "resumed"
+    return summarise(out, found.n_files, status, started)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    """Bytes and time of change of a file, or of all that a folder holds."""
+    if not path.is_dir():
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+    stats = [file.stat() for file in path.rglob("*") if file.is_file()]
+    newest = max((stat.st_mtime_ns for stat in stats), default=0)
+    return sum(stat.st_size for stat in stats), newest
+
+
+def _fingerprint(found: Source) -> str:
+    """A digest of the names, sizes and times of the files."""
+    digest = hashlib.sha256()
+    for file in found.files:
+        digest.update(json.dumps([file, *_stat(found.root / file)]).encode())
+    return digest.hexdigest()
+
+
+def _refuse_other(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]):
+    # Settings of `before` were read from JSON, which has lists and no tuples.
+    now = json.loads(json.dumps(now))
+    different = [name for name in now if before.get(name) != now[name]]
+    if not different:
+        return
+    words = {
+        "sources": "other source files (or they changed since)",
+        "labels": "another label table (or it changed since)",
+    }
+    told = ", ".join(
+        words.get(name, f"{name} {before.get(name)!r} and not {now[name]!r}")
+        for name in different
+    )
+    raise NeuroFMError(
+        f"{where} was made with {told}; give another --out, or delete it first"
+    )
+
+
+def _groups(sizes: Sequence[int]) -> list[range]:
+    """Consecutive files whose sizes in bytes make up a shard."""
+    low, high = _SHARD_BYTES
+    limit = min(max(sum(sizes) // 64, low), high)
+    groups, start, held = [], 0, 0
+    for i, size in enumerate(sizes):
+        held += size
+        if held >= limit or i + 1 - start == writer.ITEMS_PER_SHARD:
+            groups.append(range(start, i + 1))
+            start, held = i + 1, 0
+    if start < len(sizes):
+        groups.append(range(start, len(sizes)))
+    return groups
+
+
+def _begin(partial: Path, settings: Mapping[str, Any]) -> None:
+    """Make the working folder, or see that it was begun with the same settings."""
+    plan = partial / "plan.json"
+    if plan.is_file() and any(partial.glob("state/*.json")):
+        binding = {k: v for k, v in settings.items() if k not in _ADDED_LAST}
+        _refuse_other(partial, json.loads(plan.read_text()), binding)
+    elif plan.is_file():
+        shutil.rmtree(partial)  # no shard was finished: nothing binds its settings
+    elif any(
+        path.name not in ("data", "state") and not path.name.startswith(".plan.json.")
+        for path in partial.glob("*")
+    ):
+        raise NeuroFMError(
+            f"{partial}, where the work would be done, holds something else; give "
+            "another --out, or move that folder"
+        )
+    for name in ("data", "state"):
+        (partial / name).mkdir(parents=True, exist_ok=True)
+    write_json(plan, settings)
+
+
+def _estimate(jobs: Sequence[ShardJob], measure: Measure) -> tuple[float, float]:
+    """Seconds of signal and bytes to expect, from up to about 100 headers."""
+    paths = [job.src / file for job in jobs for file in job.files]
+    seconds = n_bytes = looked_at = 0.0
+    for path in paths[:: max(1, len(paths) // 100)]:
+        with contextlib.suppress(Unreadable):
+            length, size = measure(path)
+            seconds += length
+            n_bytes += size
+            looked_at += _stat(path)[0]
+    share = sum(_stat(path)[0] for path in paths) / looked_at if looked_at else 0.0
+    return seconds * share, n_bytes * share
+
+
+def _refuse_full_disk(out: Path, partial: Path, n_bytes: float) -> None:
+    free = shutil.disk_usage(partial).free
+    if n_bytes > free:
+        if not any(partial.glob("state/*.json")):
+            shutil.rmtree(partial)
+        raise NeuroFMError(
+            f"{out} needs about {n_bytes / 1e9:.3g} GB and {free / 1e9:.3g} GB are "
+            "free there; make room or give another --out"
+        )
+
+
+def _finish(
+    out: Path,
+    jobs: Sequence[ShardJob],
+    known: labelling.Labels,
+    unnamed: tuple[Note, ...],
+) -> None:
+    """Join the shards' rows, add the labels and give the whole its name."""
+    data, info = jobs[0].data, jobs[0].info
+    states = [json.loads(job.told.read_text()) for job in jobs]
+    skipped = [*unnamed, *(pair for state in states for pair in state["skipped"])]
+    notes = [*known.notes, *(pair for state in states for pair in state["notes"])]
+    manifest = pa.concat_tables(
+        [pq.read_table(job.rows) for job in jobs], promote_options="permissive"
+    )
+    if not len(manifest):
+        shutil.rmtree(data.parent)
+        file, reason = skipped[0]
+        raise NeuroFMError(
+            f"none of the {len(skipped)} files can be used (the first is {file}: "
+            f"{reason}); `neurofm check` lists them all"
+        )
+    found = {file: rows for state in states for file, rows in state["events"].items()}
+    known = labelling.with_events(known, found)
+    manifest, events, outside = labelling.attach(manifest, known)
+    write_notes(data, skipped, [*notes, *outside])
+    layouts = [] if info.ch_names else [pq.read_table(job.layouts) for job in jobs]
+    writer.write_tables(data, info, manifest, events, layouts)
+    os.replace(data, out)
+    shutil.rmtree(data.parent)
