@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
+import scipy.signal
 from tiny_meeg import TOKENIZER, loud_outside, meeg_batch, sized, wider
 
+from neurofm.config import Mesh
 from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_variables
 from neurofm.models.braintokenizer import BrainTokenizer
+from neurofm.parallel.mesh import make
+from neurofm.parallel.sharding import param_shardings
 from neurofm.step import draw_key, loss_and_grads
 
 BATCH = meeg_batch(TOKENIZER)
@@ -65,9 +69,11 @@ def assert_same(got, wanted, share=5e-4):  # slopes of phases are steep
 # ---- what must not matter ------------------------------------------------------------
 
 
-def test_places_for_more_sensors_and_samples_change_nothing():
+@pytest.mark.parametrize("target", ["waveform", "both"])
+def test_places_for_more_sensors_and_samples_change_nothing(target):
     batch = wider(BATCH, sensors=3, samples=11)
-    task = sized(TOKENIZER, batch)
+    small = replace(TOKENIZER, target=target)
+    task = sized(small, batch)
     windows = -(-task.segment_samples // 16) - draw()["noise"].shape[2]
     shown = int(task.n_shown(task.n_sensors)) - draw()["shown"].shape[1]
     assert (windows, shown) == (1, 2)
@@ -76,11 +82,16 @@ def test_places_for_more_sensors_and_samples_change_nothing():
     wide = ((0, 0), (0, shown), (0, windows), (0, 0))
     draws["noise"] = np.pad(draws["noise"], wide, constant_values=3.0)
     draws["step"] = {"picks": moved_picks(draws, windows)}
-    terms, sums = jax.device_get(program(task, slopes=False)(fresh(), batch, draws))
-    (means, _, wanted), _ = measured()
-    for name, (total, weight) in terms.items():
-        np.testing.assert_allclose(total / weight, means[name], rtol=1e-4, atol=1e-6)
-    assert_same(sums, wanted)
+    variables = fresh(small)
+    got, sums = jax.device_get(program(task, slopes=False)(variables, batch, draws))
+    wanted, sums_before = jax.device_get(
+        program(small, slopes=False)(variables, BATCH, draw())
+    )
+    assert len(got) == {"waveform": 5, "both": 6}[target]
+    for name, (total, weight) in got.items():
+        np.testing.assert_allclose(weight, wanted[name][1], err_msg=name)
+        np.testing.assert_allclose(total, wanted[name][0], rtol=1e-4, atol=1e-4)
+    assert_same(sums, sums_before)
 
 
 def moved_picks(draws, windows):
@@ -159,6 +170,90 @@ def test_draws_follow_the_row_and_not_the_batch_or_its_padding():
         np.testing.assert_allclose(got["noise"][i, :n], noise, atol=1e-5)
 
 
+# ---- log-spectra ---------------------------------------------------------------------
+
+
+def test_the_log_spectrum_is_that_of_every_recorded_frame_around_a_sensor():
+    """The head says 0.3 everywhere; the target is made by SciPy, sensor by sensor."""
+    task = replace(TOKENIZER, target="logspec")
+    variables = fresh(task)
+    assert "decoder" not in variables["params"]
+    head = variables["params"]["spectrum"]
+    assert head["kernel"].shape == (8, 5)
+    said = {"kernel": 0 * head["kernel"], "bias": np.full(5, 0.3, np.float32)}
+    params = {**variables["params"], "spectrum": said}
+    run = program(task, slopes=False)
+    terms, _ = run({**variables, "params": params}, BATCH, draw())
+    errors = []
+    for row in np.flatnonzero(BATCH["valid"]):
+        errors += row_errors(row)
+    np.testing.assert_allclose(terms["logspec"][1], len(errors))
+    np.testing.assert_allclose(terms["logspec"][0], np.sum(errors), rtol=1e-3)
+
+
+def row_errors(row):
+    """Of every sensor and token of one recording: (0.3 - target)^2, the mean of bins.
+
+    Windows of 16 samples at 40 Hz hold two tokens, 8 apart; frames are of 10 samples.
+    """
+    there, kinds, pos, signal, n = (
+        BATCH[f"meeg/{k}"][row]
+        for k in ("sensor_mask", "sensor_type", "pos", "signal", "length")
+    )
+    shown = draw()["shown"][row][: int(TOKENIZER.n_shown(there.sum()))]
+    x, places = np.zeros((7, 48)), np.zeros((7, 3))
+    for kind, eps in enumerate((1e-5, 1e-13, 1e-13)):
+        mine, seen = kinds == kind, [c for c in shown if kinds[c] == kind]
+        if seen:
+            own = signal[:, :n] - signal[seen, :n].mean(0)
+            x[mine, :n] = (own / (own[seen].std() + eps))[mine]
+        else:
+            x[mine, :n] = signal[mine, :n] / eps
+    for members in (kinds == 0, kinds != 0):
+        if (members & there).any():
+            xyz = pos[:, :3] - pos[members & there, :3].mean(0)
+            size = np.sqrt(3 * np.square(xyz[members & there]).sum(-1).mean())
+            places[members] = (xyz / max(size, 1e-30))[members]
+    errors = []
+    for c in np.flatnonzero(there):
+        near = [d for d in np.flatnonzero(there) if kinds[d] == kinds[c]]
+        apart = np.linalg.norm(places[near] - places[c], axis=1)
+        weight = np.exp(-0.5 * (apart / 0.25) ** 2)
+        for window in range(3):
+            spectra = []
+            for start in (window * 16, window * 16 + 6):
+                if start + 10 > n:
+                    continue
+                _, power = scipy.signal.periodogram(
+                    x[near, start : start + 10], window="hann", return_onesided=False
+                )
+                mean = weight @ power[:, 1:6] / weight.sum()
+                spectra.append(np.log(mean + 1e-6))
+            if spectra:
+                spectra = np.array(spectra) - np.mean(spectra, axis=0)
+                errors += np.square(0.3 - spectra).mean(1).tolist()
+    return errors
+
+
+def test_what_is_lowered_is_the_waveforms_error_the_spectrums_or_both():
+    means = {"time": 0.5, "pcc": 0.0, "amplitude": 0.25, "phase": 2.0, "logspec": 0.75}
+    means = {k: jnp.asarray(v) for k, v in {**means, "commitment": 0.125}.items()}
+    wave, spectrum = 0.5 + 1 + 0.25 + 0.5 * 2, 0.75
+    for target, wanted in (
+        ("waveform", wave),
+        ("logspec", spectrum),
+        ("both", wave + 2 * spectrum),
+    ):
+        total = replace(TOKENIZER, target=target).total(means)
+        np.testing.assert_allclose(total, wanted + 0.125)
+
+
+def test_a_tokenizer_of_log_spectra_refuses_to_rebuild_a_waveform():
+    task = replace(TOKENIZER, target="logspec")
+    with pytest.raises(NeuroFMError, match=r"no waveform.*target=waveform or both"):
+        task.read({}, {}, "reconstruction")
+
+
 # ---- codebooks -----------------------------------------------------------------------
 
 
@@ -224,6 +319,10 @@ def test_a_reconstruction_has_every_sample_of_every_sensor():
         ({"window_samples": 100}, r"task.window_samples is 100: .* \(64\)"),
         ({"segment_samples": 100}, "task.segment_samples is 100: .* is 512"),
         ({"drop_share": 1.0}, "task.drop_share is 1.0"),
+        (
+            {"sfreq": 4000.0, "target": "both"},
+            "task.window_samples is 512: .* of 250 ms",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(fields, message):
@@ -235,3 +334,9 @@ def test_the_published_sizes_hold_what_the_paper_says():
     shapes = abstract_variables(BrainTokenizer())
     assert shapes["params"]["to_sources"]["sources"].shape == (16, 256)
     assert shapes["buffers"]["codebooks"]["embed"].shape == (4, 512, 256)
+
+
+def test_every_parameter_has_a_place_on_a_mesh_whatever_is_decoded():
+    task = replace(TOKENIZER, target="both")
+    params = fresh(task)["params"]
+    param_shardings(params, make(Mesh(), jax.devices()), task.rules())

@@ -25,14 +25,15 @@ from jaxtyping import Array, Bool, Float, Int
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.models import braintokenizer_weights
+from neurofm.nn.linear import Linear
 from neurofm.nn.norms import l2_normalize
 from neurofm.nn.precision import Precision, compute_dtype
 from neurofm.nn.quantizers import Quantized, ResidualQuantizer
 from neurofm.nn.seanet import SEANetDecoder, SEANetEncoder
-from neurofm.nn.sensors import FromSources, SensorEmbedding, ToSources
+from neurofm.nn.sensors import FromSources, SensorEmbedding, ToSources, dense_init
 from neurofm.objectives import spread, waveform
 from neurofm.parallel.sharding import constrain
-from neurofm.signals import meeg
+from neurofm.signals import logspec, meeg
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
 KMEANS_ROWS = 64  # recordings of the first batch that start the codebooks
@@ -90,6 +91,10 @@ class BrainTokenizer(Task):
       remainder: a rest shorter than a window is `padded`, or `dropped` as released.
       wrapped_phase: differences of phase the short way round; not so as released.
       phase_weight: of the phase in the loss.
+      target: what is decoded at the sensors: the `waveform` as released, the
+        log-spectrogram (`logspec`, see `signals.logspec`), which forgets phases and
+        keeps how rhythms move, or `both`. With `logspec` there is no waveform decoder.
+      logspec_weight: of the log-spectrogram beside the waveform.
     """
 
     name: ClassVar[str] = "braintokenizer"
@@ -120,6 +125,8 @@ class BrainTokenizer(Task):
     remainder: meeg.Remainder = "padded"
     wrapped_phase: bool = False
     phase_weight: float = 0.5
+    target: Literal["waveform", "logspec", "both"] = "waveform"
+    logspec_weight: float = 2.0
     precision: Precision = "auto"
 
     def __post_init__(self):
@@ -138,6 +145,13 @@ class BrainTokenizer(Task):
                 f"task.segment_samples is {self.segment_samples}: give at least one "
                 f"window (task.window_samples is {self.window_samples})"
             )
+        if self.target != "waveform":
+            frame = round(logspec.FRAME_S * self.sfreq)
+            if self.window_samples < frame:
+                raise NeuroFMError(
+                    f"task.window_samples is {self.window_samples}: for task.target="
+                    f"{self.target} give at least a frame of 250 ms ({frame})"
+                )
         if not 0 <= self.drop_share < 1:
             raise NeuroFMError(
                 f"task.drop_share is {self.drop_share}: give a share of the sensors, "
@@ -181,13 +195,20 @@ class BrainTokenizer(Task):
     @property
     def _modules(self) -> dict[str, nn.Module]:
         convs = (self.n_filters, self.ratios, self.kernel_size, self.last_kernel_size)
-        return {
+        modules: dict[str, nn.Module] = {
             "sensors": SensorEmbedding(self.width, dtype=self._dtype),
             "encoder": SEANetEncoder(*convs, self.width, dtype=self._dtype),
             "to_sources": ToSources(self.n_sources, self.heads, dtype=self._dtype),
             "from_sources": FromSources(self.heads, dtype=self._dtype),
-            "decoder": SEANetDecoder(*convs, dtype=self._dtype),
         }
+        if self.target != "logspec":
+            modules["decoder"] = SEANetDecoder(*convs, dtype=self._dtype)
+        if self.target != "waveform":
+            bins = (len(logspec.frequencies(self.sfreq)),)
+            modules["spectrum"] = Linear(
+                bins, kernel_init=dense_init, dtype=self._dtype
+            )
+        return modules
 
     @property
     def _quantizer(self) -> ResidualQuantizer:
@@ -212,13 +233,8 @@ class BrainTokenizer(Task):
         only sums are seen: k-means is none.
         """
         del frozen
-        keys = dict(
-            zip(
-                (*self._modules, "quantizer", "draws", "codebooks"),
-                jax.random.split(key, 8),
-                strict=True,
-            )
-        )
+        names = (*self._modules, "quantizer", "draws", "codebooks")
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         d = self.width
         signal, seen = jnp.zeros((1, self.window_samples, 1)), jnp.zeros((1, 2, d))
         tokens, sources = (
@@ -230,6 +246,7 @@ class BrainTokenizer(Task):
             "to_sources": (tokens, seen, jnp.ones((1, 2), bool)),
             "from_sources": (sources, seen),
             "decoder": (tokens[:, 0],),
+            "spectrum": (tokens,),
         }
         params = {
             name: module.init(keys[name], *inputs[name])["params"]
@@ -289,27 +306,22 @@ class BrainTokenizer(Task):
         """
         del step
         params = variables["params"]
-        latents, sensors, windows = self._training_view(params, batch, draws)
+        view = self._training_view(params, batch, draws)
+        latents, sensors, windows, pos = view
         valid = self._valid_tokens(batch)
         place = jnp.arange(math.prod(valid.shape[1:])).reshape(valid.shape[1:])
         place = batch["index"][:, None, None] * place.size + place
         picks = draws.get("step", {}).get("picks")
         found = self._quantize(variables, latents, valid, train, picks, place)
         quantized = found.levels.sum(0).reshape(latents.shape)
-        rebuilt = self.decode(params, quantized, sensors).astype(jnp.float32)
+        tokens = self.at_sensors(params, quantized, sensors)
 
-        target = waveform.standardized(windows)
-        spectra = waveform.spectrum(rebuilt), waveform.spectrum(target)
         counted = batch["meeg/sensor_mask"] & batch["valid"][:, None]
-        counted = counted[..., None] & self._valid_windows(batch, 0.0)[:, None]
-        weight = counted.sum().astype(jnp.float32)
-        errors = {
-            "time": waveform.time_error(rebuilt, target),
-            "pcc": waveform.correlation(rebuilt, target),
-            "amplitude": waveform.amplitude_error(*spectra),
-            "phase": waveform.phase_error(*spectra, self.wrapped_phase),
-        }
-        terms = {k: ((e * counted).sum(), weight) for k, e in errors.items()}
+        terms: Terms = {}
+        if self.target != "logspec":
+            terms |= self._waveform_terms(params, batch, tokens, windows, counted)
+        if self.target != "waveform":
+            terms |= self._logspec_terms(params, batch, tokens, windows, pos, counted)
         vectors = valid.sum().astype(jnp.float32)
         width = self.width if self.quantizer == "simvq" else self.code_width
         commitment = (found.error * valid.reshape(-1)).sum()
@@ -323,15 +335,63 @@ class BrainTokenizer(Task):
         }
         return terms, sums
 
-    def total(self, means: dict[str, Array]) -> Array:
-        """time + exp(-pcc) + commitment + amplitude + 0.5 phase, as released."""
-        return (
-            means["time"]
-            + jnp.exp(-means["pcc"])
-            + means["commitment"]
-            + means["amplitude"]
-            + self.phase_weight * means["phase"]
+    def _waveform_terms(
+        self,
+        params: Tree,
+        batch: Batch,
+        tokens: Float[Array, "B C W D"],
+        windows: Float[Array, "B C N L"],
+        counted: Bool[Array, "B C"],
+    ) -> Terms:
+        rebuilt = self.waveforms(params, tokens).astype(jnp.float32)
+        target = waveform.standardized(windows)
+        spectra = waveform.spectrum(rebuilt), waveform.spectrum(target)
+        errors = {
+            "time": waveform.time_error(rebuilt, target),
+            "pcc": waveform.correlation(rebuilt, target),
+            "amplitude": waveform.amplitude_error(*spectra),
+            "phase": waveform.phase_error(*spectra, self.wrapped_phase),
+        }
+        there = counted[..., None] & self._valid_windows(batch, 0.0)[:, None]
+        weight = there.sum().astype(jnp.float32)
+        return {k: ((e * there).sum(), weight) for k, e in errors.items()}
+
+    def _logspec_terms(
+        self,
+        params: Tree,
+        batch: Batch,
+        tokens: Float[Array, "B C W D"],
+        windows: Float[Array, "B C N L"],
+        pos: Float[Array, "B C 6"],
+        counted: Bool[Array, "B C"],
+    ) -> Terms:
+        """Mean squared error over bins, of tokens whose frames are recorded."""
+        near = logspec.neighbours(
+            pos, batch["meeg/sensor_type"], batch["meeg/sensor_mask"]
         )
+        sizes = self.sfreq, self.window_samples, self.hop_samples
+        n = windows.shape[2]
+        recorded = logspec.counted_tokens(batch["meeg/length"], n, *sizes)
+        target = logspec.log_spectra(windows, near, recorded, self.sfreq)
+        told = self.spectra(params, tokens).astype(jnp.float32).reshape(target.shape)
+        error = jnp.square(told - target).mean(-1)
+        there = counted[..., None, None] & recorded[:, None]
+        weight = there.sum().astype(jnp.float32)
+        return {"logspec": ((error * there).sum(), weight)}
+
+    def total(self, means: dict[str, Array]) -> Array:
+        """time + exp(-pcc) + commitment + amplitude + 0.5 phase, as released.
+
+        With `logspec` its error stands for the waveform's four; `both` adds it twice.
+        """
+        total = means["commitment"]
+        if self.target != "logspec":
+            total += means["time"] + jnp.exp(-means["pcc"]) + means["amplitude"]
+            total += self.phase_weight * means["phase"]
+        if self.target != "waveform":
+            weight = self.logspec_weight if self.target == "both" else 1.0
+            total += weight * means["logspec"]
+        return total
 
     def summary(self, sums: Tree) -> dict[str, Array]:
         """Spread of the latents, and each level's use of its codes.
@@ -385,8 +445,13 @@ class BrainTokenizer(Task):
 
     def _training_view(
         self, params: Tree, batch: Batch, draws: Tree
-    ) -> tuple[Float[Array, "B S W D"], Float[Array, "B C D"], Float[Array, "B C N L"]]:
-        """Latents of the noisy sensors shown; embeddings and windows of all."""
+    ) -> tuple[
+        Float[Array, "B S W D"],
+        Float[Array, "B C D"],
+        Float[Array, "B C N L"],
+        Float[Array, "B C 6"],
+    ]:
+        """Latents of the noisy sensors shown; vectors, windows and places of all."""
         there, shown = batch["meeg/sensor_mask"], draws["shown"]
         n_shown = self.n_shown(there.sum(-1))
         real = jnp.arange(shown.shape[1]) < n_shown[:, None]
@@ -396,7 +461,7 @@ class BrainTokenizer(Task):
         seen = jnp.take_along_axis(windows, shown[..., None, None], axis=1)
         seen = seen + self.noise * draws["noise"]
         places = jnp.take_along_axis(sensors, shown[..., None], axis=1)
-        return self.encode(params, seen, places, real), sensors, windows
+        return self.encode(params, seen, places, real), sensors, windows, pos
 
     def sensors(
         self, params: Tree, pos: Float[Array, "B C 6"], kinds: Int[Array, "B C"]
@@ -435,20 +500,31 @@ class BrainTokenizer(Task):
             place,
         )
 
-    def decode(
+    def at_sensors(
         self,
         params: Tree,
         quantized: Float[Array, "B S W D"],
         sensors: Float[Array, "B C D"],
-    ) -> Float[Array, "B C N L"]:
-        """Signals of any sensors, each window with unit deviation."""
+    ) -> Float[Array, "B C W D"]:
+        """Tokens of any sensors, seen or not."""
         module = self._modules["from_sources"]
-        tokens = apply(module, params["from_sources"], quantized, sensors)
+        return apply(module, params["from_sources"], quantized, sensors)
+
+    def waveforms(
+        self, params: Tree, tokens: Float[Array, "B C W D"]
+    ) -> Float[Array, "B C N L"]:
+        """Signals of sensors from their tokens, each window with unit deviation."""
         b, c, w, d = tokens.shape
         flat = tokens.reshape(-1, self.tokens, d)
         flat = constrain(flat, "batch", "time", "embed")
         x = apply(self._modules["decoder"], params["decoder"], flat)
         return x.reshape(b, c, w // self.tokens, self.window_samples)
+
+    def spectra(
+        self, params: Tree, tokens: Float[Array, "B C W D"]
+    ) -> Float[Array, "B C W F"]:
+        """Log-spectra around sensors from their tokens; see `signals.logspec`."""
+        return apply(self._modules["spectrum"], params["spectrum"], tokens)
 
     def _n_windows(self, n_samples, overlap: float):
         return meeg.n_windows(n_samples, self.window_samples, overlap, self.remainder)
@@ -496,6 +572,12 @@ class BrainTokenizer(Task):
         `reconstruction` and its target `signal` [B, N L, C], whose windows each have
         zero mean and unit deviation; times and mask are those of samples.
         """
+        if want == "reconstruction" and self.target == "logspec":
+            raise NeuroFMError(
+                "this tokenizer decodes log-spectra (task.target=logspec) and no "
+                "waveform, so there is no reconstruction: use one trained with "
+                "task.target=waveform or both"
+            )
         vectors, codes, mask = self.tokenize(variables, batch, 0.0)
         if want == "reconstruction":
             return self._reconstruction(variables["params"], batch, vectors)
@@ -508,7 +590,8 @@ class BrainTokenizer(Task):
     def _reconstruction(self, params: Tree, batch: Batch, vectors: Array) -> Reading:
         windows, pos = self.inputs(batch, batch["meeg/sensor_mask"], 0.0)
         sensors = self.sensors(params, pos, batch["meeg/sensor_type"])
-        rebuilt = self.decode(params, vectors, sensors).astype(jnp.float32)
+        tokens = self.at_sensors(params, vectors, sensors)
+        rebuilt = self.waveforms(params, tokens).astype(jnp.float32)
         both = {"reconstruction": rebuilt, "signal": waveform.standardized(windows)}
         b, c, n, length = windows.shape
         values = {
@@ -528,6 +611,7 @@ class BrainTokenizer(Task):
             (r"lstm/(input|state)_\d+$", ("embed", "mlp")),
             (r"(gain|bias_(input|state)_\d+|sources|type_embedding)$", ()),
             (r"sensors/(pos|mlp)_(in|out)/kernel$", (None, "embed")),
+            (r"^spectrum/kernel$", ("embed", None)),
             (r"(to|from)_sources/(key|value)/kernel$", ("embed", "heads", "kv")),
             (r"(to|from)_sources/out/kernel$", ("heads", "kv", "embed")),
             (r"(^|/)(quantizer|codebooks)/", ()),
@@ -538,16 +622,17 @@ class BrainTokenizer(Task):
 
         Recurrence and convolutions of the sensors; what comes once a source is small.
         """
+        stacks = 1 if self.target == "logspec" else 2  # the decoder mirrors the encoder
         samples, f, macs = self.window_samples, self.n_filters, 0
-        macs += 2 * samples * f * self.kernel_size  # first and last of the two stacks
+        macs += stacks * samples * f * self.kernel_size
         for ratio in reversed(self.ratios):
             residual = 3 * f * f  # k3 to half, k1 back, shortcut
             samples //= ratio
             strided = 2 * ratio * f * 2 * f
-            macs += 2 * (ratio * residual + strided) * samples
+            macs += stacks * (ratio * residual + strided) * samples
             f *= 2
         ends = f * self.width * (self.kernel_size + self.last_kernel_size)
-        macs += samples * (2 * 16 * f * f + ends + 6 * self.width**2)
+        macs += samples * (stacks * (16 * f * f + ends / 2) + 6 * self.width**2)
         n = int(self._n_windows(self.segment_samples, 0.0))
         return 3 * 2.0 * macs * n * self.n_sensors * batch_size
 

@@ -58,7 +58,7 @@ def normalise_positions(
     sensor_type: Int[Array, "B C"],
     counted: Bool[Array, "B C"],
 ) -> Float[Array, "B C 6"]:
-    """Positions around zero with unit mean square an axis; EEG and MEG each alone.
+    """Positions around zero, 1/3 their mean squared length; EEG and MEG each alone.
 
     The three numbers of the orientation stay as they are.
     """

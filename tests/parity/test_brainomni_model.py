@@ -259,7 +259,8 @@ def test_at_full_size_both_stages_are_the_released_ones(path):
         codes = jnp.asarray(f["indices"]).reshape(-1, first.n_quantizers)
         books = own["buffers"]["codebooks"]["embed"]
         vectors = sum(books[q][codes[:, q]] for q in range(first.n_quantizers))
-        rebuilt = first.decode(params, vectors.reshape(latents.shape), sensors)
+        tokens = first.at_sensors(params, vectors.reshape(latents.shape), sensors)
+        rebuilt = first.waveforms(params, tokens)
         target = waveform.standardized(windows)
         commitment = found.error.mean() / first.code_width
         losses = whole_losses(rebuilt, target, commitment)

@@ -93,7 +93,7 @@ def test_every_stage_of_inference_is_the_released_one(path):
         given = task._modules["from_sources"].apply(
             {"params": params["from_sources"]}, quantized, sensors
         )
-        rebuilt = task.decode(params, quantized, sensors)
+        rebuilt = task.waveforms(params, given)
         commitment = found.error.mean() / task_width(task)
         target = waveform.standardized(windows)
         losses = whole_losses(rebuilt, target, commitment)
