@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ MUTATING = ("create", "delete")
 
 # Trains to step 12, one file of state a worker; SIGTERM saves and exits 42.
 TRAIN = """
-state="$1/state-$TPU_WORKER_ID"
+state="$1/state-${TPU_WORKER_ID:-$SLURM_PROCID}"
 trap 'echo saved; exit 42' TERM
 n=$(cat "$state" 2>/dev/null || echo 0)
 echo "going on from $n"
@@ -74,7 +75,8 @@ def make_cloud(tmp_path, monkeypatch) -> Cloud:
     cloud.folder.mkdir()
     cloud.lives(ACTIVE)
     monkeypatch.setenv("FAKE_CLOUD", str(cloud.folder))
-    monkeypatch.setenv("PATH", f"{FAKES}{os.pathsep}{os.environ['PATH']}")
+    path = [str(FAKES), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
     monkeypatch.setenv("NEUROFM_LAUNCH_DIR", str(tmp_path / "launch"))
     return cloud
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from golden.compare import assert_golden, golden_names
 
@@ -19,6 +20,8 @@ from neurofm.errors import NeuroFMError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(cli.commands)
+GROUPS = {n: c for n, c in cli.commands.items() if isinstance(c, click.Group)}
+ALL = ["", *COMMANDS, *(f"{n} {each}" for n in GROUPS for each in GROUPS[n].commands)]
 
 
 @pytest.fixture
@@ -55,15 +58,19 @@ def python(code: str) -> subprocess.CompletedProcess:
 # ---- help ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["neurofm", *COMMANDS])
+def golden_name(command: str) -> str:
+    return command.replace(" ", "-") or "neurofm"
+
+
+@pytest.mark.parametrize("command", ALL)
 def test_help_is_what_it_was(neurofm, command):
-    code, out, err = neurofm(*([] if command == "neurofm" else [command]), "--help")
+    code, out, err = neurofm(*command.split(), "--help")
     assert (code, err) == (0, "")
-    assert_golden(f"help/{command}.txt", out)
+    assert_golden(f"help/{golden_name(command)}.txt", out)
 
 
 def test_no_golden_help_is_left_of_a_command_that_is_gone():
-    assert golden_names("help", ".txt") == sorted(["neurofm", *COMMANDS])
+    assert golden_names("help", ".txt") == sorted(map(golden_name, ALL))
 
 
 def test_help_answers_in_less_than_a_second():

@@ -1,13 +1,11 @@
-"""Plans as golden transcripts, jobs that are refused, files for schedulers."""
+"""Plans as golden transcripts, jobs that are refused, the samples of the guide."""
 
-import os
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 from golden.compare import assert_golden
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,97 +126,6 @@ def test_a_job_that_cannot_be_is_refused_in_a_sentence(make, words):
 @pytest.mark.parametrize("made", JOBS.values(), ids=JOBS)
 def test_a_job_is_kept_and_found_again(made):
     assert Job.from_json(made.to_json()) == made
-
-
-# ---- JobSet --------------------------------------------------------------------------
-
-NASTY = ("$(HOME)", "$$", "$HOME", "a 'b' \"c\"", "two\nlines", "#x", ": y", "é\t", "")
-
-
-def kubernetes(word: str) -> str:
-    """What a container gets for a word, by the rules of Kubernetes' expansion."""
-    out, i = "", 0
-    while i < len(word):
-        if word[i] == "$" and i + 1 < len(word):
-            assert word[i + 1] != "(", "a reference would be expanded"
-            out += "$" if word[i + 1] == "$" else word[i : i + 2]
-            i += 2
-        else:
-            out += word[i]
-            i += 1
-    return out
-
-
-def test_the_words_of_a_jobset_reach_the_container_as_they_are():
-    where = Gke(accelerator="v6e:4x4", image="registry/neurofm:1", slices=2, spot=False)
-    made = Job(name="base", where=where, command=("run", *NASTY), env=("TOKEN",))
-    (spec,) = yaml.safe_load(render(made))["spec"]["replicatedJobs"]
-    assert spec["replicas"] == 2
-    one = spec["template"]["spec"]
-    assert (one["completions"], one["parallelism"], one["backoffLimit"]) == (4, 4, 0)
-    pod = one["template"]["spec"]
-    assert pod["nodeSelector"] == {
-        "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
-        "cloud.google.com/gke-tpu-topology": "4x4",
-    }
-    (container,) = pod["containers"]
-    assert [kubernetes(word) for word in container["command"]] == ["run", *NASTY]
-    assert container["resources"]["limits"] == {"google.com/tpu": 4}
-    secret = {"secretKeyRef": {"name": "base-env", "key": "TOKEN"}}
-    assert container["env"] == [{"name": "TOKEN", "valueFrom": secret}]
-
-
-# ---- SLURM ---------------------------------------------------------------------------
-
-SCONTROL = """#!/bin/sh
-case $1 in
-show) printf 'node-a\\nnode-b\\n' ;;
-requeue) echo "$2" >requeued ;;
-esac
-"""
-SRUN = """#!/bin/sh
-for i in 0 1; do SLURM_NTASKS=2 SLURM_PROCID=$i "$@" || code=$?; done
-exit ${code:-0}
-"""
-
-
-@pytest.mark.parametrize("code", [0, 1, 42])
-def test_a_slurm_script_runs_every_process_and_comes_back_after_42(tmp_path, code):
-    for name, text in {"scontrol": SCONTROL, "srun": SRUN}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    program = f'printf "%s\\0" "$@" >>"$0"; exit {code}'
-    words = ("bash", "-c", program, str(tmp_path / "told"), *NASTY)
-    where = Slurm(nodes=2, gpus_per_node=8)
-    script = render(Job(name="base", where=where, command=words, env=("TOKEN",)))
-    environment = {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "SLURM_JOB_NODELIST": "node-[a-b]",
-        "SLURM_JOB_ID": "17",
-        "TOKEN": "x",
-    }
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (code, "")
-    told = (tmp_path / "told").read_bytes().decode().split("\0")[:-1]
-    ends = [
-        ["--coordinator=node-a:8476", "--num-processes=2", f"--process-id={i}"]
-        for i in (0, 1)
-    ]
-    assert told == [*NASTY, *ends[0], *NASTY, *ends[1]]
-    requeued = tmp_path / "requeued"
-    assert requeued.exists() == (code == 42)
-    del environment["TOKEN"]
-    missing = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True
-    )
-    assert missing.returncode != 0
-    assert "TOKEN: is not set" in missing.stderr
 
 
 # ---- the samples of the guide --------------------------------------------------------
