@@ -72,7 +72,7 @@ class Checkpoints:
         """Finished steps, oldest first; what they hold is not verified."""
         return finished_steps(self.directory)
 
-    def save(self, step: int, state: Any, meta: Meta) -> None:
+    def save(self, step: int, state: Any, meta: Meta, best: int = 0) -> None:
         """Save in the background; `state` may be donated as soon as this returns.
 
         Waits for the save before it, and raises what went wrong there. The step that
@@ -82,6 +82,7 @@ class Checkpoints:
           step: completed steps.
           state: a tree of jax arrays, of which `VARIABLES` can be read alone.
           meta: JSON without NaN, read back beside the state.
+          best: an earlier step that is kept, however old it is.
         """
         self.wait()
         if step == self._newest:
@@ -102,16 +103,16 @@ class Checkpoints:
                 nest(flat),
                 overwrite=True,
             )
-        self._pending = self._writer.submit(self._finish, written, step, record)
+        self._pending = self._writer.submit(self._finish, written, step, record, best)
 
-    def _finish(self, written: Any, step: int, record: Meta) -> None:
+    def _finish(self, written: Any, step: int, record: Meta, best: int) -> None:
         written.result()
         if jax.process_index() == 0:
             write_record(self.directory / str(step), record)
-            self._prune(step)
+            self._prune(step, best)
         self._newest = step
 
-    def _prune(self, newest: int) -> None:
+    def _prune(self, newest: int, best: int) -> None:
         """Delete what the policy does not keep, now that step `newest` is safe.
 
         Later steps were passed over as damaged when this run restored; temporary and
@@ -119,7 +120,7 @@ class Checkpoints:
         """
         past = [s for s in self.steps() if s <= newest]
         kept = {s for s in past if self.keep_every and s % self.keep_every == 0}
-        kept.update(past[-self.keep :])
+        kept.update({*past[-self.keep :], best})
         for step in set(step_folders(self.directory)) - kept:
             (self.directory / str(step)).rmtree()
         for folder in self.directory.glob("*.orbax-checkpoint-tmp*"):

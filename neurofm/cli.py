@@ -291,32 +291,33 @@ def prepare_command(kind: str, beam: tuple[str, ...], **arguments: Any):
 # ---- training ------------------------------------------------------------------------
 
 
-@command("pretrain")
-@click.argument("config")
-@click.option("--workdir", type=PLACE, required=True)
-@click.option("--devices", type=int, help="Simulate N CPU devices in each process.")
-@click.option("--coordinator", help="HOST:PORT of process 0; default by detection.")
-@click.option("--num-processes", type=int, help="1 alone: this one, no detection.")
-@click.option("--process-id", type=int, help="From 0.")
-@click.option("--profile", metavar="START:STOP", help="Trace steps, e.g. 100:105.")
-@click.argument("overrides", nargs=-1)
-def pretrain_command(
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of a command that trains."""
+    for option in (
+        click.argument("overrides", nargs=-1),
+        click.option("--profile", metavar="START:STOP", help="Trace steps: 100:105."),
+        click.option("--process-id", type=int, help="From 0."),
+        click.option("--num-processes", type=int, help="1 alone: no detection."),
+        click.option("--coordinator", help="HOST:PORT of process 0; or by detection."),
+        click.option("--devices", type=int, help="Simulate N CPU devices a process."),
+        click.option("--workdir", type=PLACE, required=True),
+    ):
+        function = option(function)
+    return function
+
+
+def train_with(
+    run: Callable[..., Any],
     config: str,
+    overrides: tuple[str, ...],
     workdir: Place,
     devices: int | None,
     coordinator: str | None,
     num_processes: int | None,
     process_id: int | None,
     profile: str | None,
-    overrides: tuple[str, ...],
-):
-    """Train CONFIG (a file, or a name such as wavjepa/base) in a workdir.
-
-    OVERRIDES are settings such as train.steps=1000. The same command goes on where a
-    run stopped. Several processes find each other under SLURM, Open MPI, on TPU hosts
-    and in Kubernetes; elsewhere tell each one --coordinator, --num-processes and
-    --process-id.
-    """
+) -> tuple[dict[str, Any], str, int]:
+    """Find the other processes, then `run(exp, workdir, show, profile)`."""
     from neurofm.run.stop import stop_signals
 
     with stop_signals():  # imports, start-up and compilation take a while
@@ -326,12 +327,11 @@ def pretrain_command(
         from neurofm import config as configs
         from neurofm.run.metrics import Progress
         from neurofm.run.profile import window
-        from neurofm.train import pretrain
 
         exp = configs.load(config, overrides)
         steps = window(profile, exp.train.steps) if profile else None
         with Progress(exp.train.steps) as progress:
-            outcome = pretrain(exp, workdir, progress.show, steps)
+            outcome, scores = run(exp, workdir, progress.show, steps)
         started = distributed.started()
     result = {
         "step": outcome.step,
@@ -341,8 +341,51 @@ def pretrain_command(
         "started": started,
         "goodput": outcome.goodput,
         "metrics": outcome.row,
+        **scores,
     }
-    return result, outcome.sentence, EXIT_CODES.get(outcome.status, DONE)
+    shown = f"{score_rows(scores)}\n" if scores else ""
+    return result, f"{shown}{outcome.sentence}", EXIT_CODES.get(outcome.status, DONE)
+
+
+@command("pretrain")
+@click.argument("config")
+@run_options
+def pretrain_command(**arguments: Any):
+    """Train CONFIG (a file, or a name such as wavjepa/base) in a workdir.
+
+    OVERRIDES are settings such as train.steps=1000. The same command goes on where a
+    run stopped. Several processes find each other under SLURM, Open MPI, on TPU hosts
+    and in Kubernetes; elsewhere tell each one --coordinator, --num-processes and
+    --process-id.
+    """
+
+    def run(*asked: Any) -> Any:
+        from neurofm.train import pretrain
+
+        return pretrain(*asked), {}
+
+    return train_with(run, **arguments)
+
+
+@command("finetune")
+@click.argument("config")
+@click.option("--from", "model", type=PLACE, required=True, help="A MODEL.")
+@run_options
+def finetune_command(model: Place, **arguments: Any):
+    """Train CONFIG (such as brainomni/finetune) on labels, from a trained model.
+
+    Classes are the values of data.target, a column of the dataset's recordings or
+    events. The best checkpoint by validation is scored on the test split. The same
+    command goes on where a run stopped.
+    """
+
+    def run(exp: Any, *asked: Any) -> Any:
+        from neurofm.finetune import finetune
+
+        done = finetune(exp, model, *asked)
+        return done.outcome, done.scores
+
+    return train_with(run, **arguments)
 
 
 @command("plan")

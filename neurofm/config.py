@@ -30,6 +30,10 @@ class Data:
 
     Attributes:
       path: dataset folder, or several to mix.
+      target: column of the recordings, or of their events, whose values are the classes
+        to fine-tune on.
+      around: of an event, the seconds before and after its onset that make an example,
+        such as (-0.1, 0.8); by default the event itself.
       noise, rooms: datasets of noises and of rooms' impulse responses, of which a task
         with `scenes.source=simulated` makes scenes.
       weights: shares of a mixture, one a path; equal where empty.
@@ -44,6 +48,8 @@ class Data:
     """
 
     path: str | tuple[str, ...] = ""
+    target: str = ""
+    around: tuple[float, float] | None = None
     noise: str = ""
     rooms: str = ""
     weights: tuple[float, ...] = ()
@@ -67,6 +73,8 @@ class Train:
 
     Attributes:
       steps: optimizer steps.
+      epochs: of fine-tuning, passes over the examples; `steps` follow from them, and
+        every epoch is evaluated and saved. 0 takes `steps` as they are.
       batch_size: items the model sees per step, over all devices.
       accumulate: microbatches a step is split into.
       log_every, checkpoint_every: in steps.
@@ -77,6 +85,7 @@ class Train:
     """
 
     steps: int = 375_000
+    epochs: float = 0.0
     batch_size: int = 512
     accumulate: int = 1
     log_every: int = 50
@@ -144,10 +153,15 @@ class Eval:
     Attributes:
       every: in steps; 0 is never.
       crops: how many crops of the `valid` split, or fewer where it is smaller.
+      metric: a metric of the task, of which more is better, such as `accuracy`.
+      patience: evaluations in a row without a new best of it after which the run ends;
+        0 never. Of the checkpoints, the best is kept as well.
     """
 
     every: int = 5_000
     crops: int = 256
+    metric: str = ""
+    patience: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,14 @@ class Field:
       axes: one word an axis, e.g. `("chan", "sample")`.
       dtype: numpy name.
       unit: SI unit of the values, or None for counts, indices and flags.
+      words: of a class, what its numbers mean.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     dtype: str = "float32"
     unit: str | None = None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

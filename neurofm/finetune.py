@@ -1,94 +1,215 @@
-"""Training with labels: a linear head on another task's features, as a Task.
+"""`neurofm finetune`: a trained model, a head and labels, in the loop of pretraining.
 
-Axes: B items, T tokens, D features, K classes.
+Classes and the number of steps come from the data, the model from `--from`. Of the
+checkpoints the best by validation is scored on the test split.
 """
 
+import logging
+import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Float
+from sklearn.metrics import confusion_matrix
 
-from neurofm.contract import BatchSpec, Field
-from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
+from neurofm import files, stores
+from neurofm.checkpoint import Checkpoints
+from neurofm.config import Experiment, Init
+from neurofm.data import labelled, loader
+from neurofm.data.records import Dataset, open_dataset
+from neurofm.errors import NeuroFMError
+from neurofm.eval.stats import interval
+from neurofm.model import Model, load
+from neurofm.models.finetune import Finetune
+from neurofm.report import page as report
+from neurofm.run.metrics import read_rows
+from neurofm.run.profile import Window
+from neurofm.train import Outcome, Row, pretrain
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finetune(Task):
-    """Classify the mean over tokens of a task's last layer; all of it is trained.
+@dataclass(frozen=True)
+class Finetuned:
+    """How the run ended, and its scores where it came to its end and has a test."""
 
-    Attributes:
-      task: what gives the features.
-      n_classes: K; the batch carries `label`, 0 to K - 1.
+    outcome: Outcome
+    scores: dict[str, Any]
+
+
+def finetune(
+    exp: Experiment,
+    model: str | os.PathLike[str],
+    workdir: str | os.PathLike[str],
+    show: Callable[[int, Row], None] = lambda step, row: None,
+    profile: Window | None = None,
+) -> Finetuned:
+    """Train `exp`, whose task is a `Finetune`, from `model`; it goes on as any run.
+
+    Writes `scores.json` and the report beside what `pretrain` writes.
+
+    Args:
+      model: a run, a checkpoint, an imported or exported model.
+
+    Raises:
+      NeuroFMError: what `pretrain` refuses; labels that cannot be learnt.
     """
-
-    name: ClassVar[str] = "finetune"
-
-    task: Task
-    n_classes: int
-
-    def batch_spec(self, want: Want = "train") -> BatchSpec:
-        """The batch of the task, and for training the label."""
-        spec = self.task.batch_spec("features")
-        if want == "features":
-            return spec
-        label = Field(shape=(), axes=(), dtype="int32")
-        return replace(spec, fields={**spec.fields, "label": label})
-
-    def init(self, key: jax.Array, batch: Batch, frozen: Tree) -> Tree:
-        """The task's fresh variables as one uses them, and a head of zeros."""
-        return self.on(self.task.init(key, batch, frozen), batch)
-
-    def on(self, variables: Tree, batch: Batch) -> Tree:
-        """The task's `variables` as one uses them, and a head of zeros."""
-        fresh = self.task.inference(variables)
-        last = jax.eval_shape(
-            lambda v, b: self.task.read(v, b).values["last"], fresh, batch
+    if not isinstance(exp.task, Finetune):
+        raise NeuroFMError(
+            f"this config trains {exp.task.name}: finetune takes one whose task is a "
+            "Finetune, such as brainomni/finetune"
         )
-        width = last.shape[-1]
-        head = {
-            "kernel": jnp.zeros((width, self.n_classes)),
-            "bias": jnp.zeros(self.n_classes),
-        }
-        return {**fresh, "params": {"task": fresh["params"], "head": head}}
+    if not exp.data.path or not exp.data.target:
+        missing = "data.path" if not exp.data.path else "data.target"
+        raise NeuroFMError(
+            f"{missing} is empty: give a prepared dataset as data.path=DIR and the "
+            "column of its classes as data.target=COLUMN"
+        )
+    exp = resolved(exp, model)
+    outcome = pretrain(exp, workdir, show, profile)
+    if outcome.status != "done" or jax.process_index() > 0:
+        return Finetuned(outcome, {})
+    place = stores.place(workdir)
+    scores = score(exp, place, best_step(place, exp.eval.metric))
+    files.write_json(place / "scores.json", scores)
+    report.render([place], place / "report.html")
+    return Finetuned(outcome, scores)
 
-    def draw(self, batch: Batch, key: jax.Array, step: Array, train: bool) -> Tree:
-        """Nothing is random."""
-        del batch, key, step, train
+
+def resolved(exp: Experiment, model: str | os.PathLike[str]) -> Experiment:
+    """The experiment with the model's task, the data's classes and its own length."""
+    task: Any = exp.task
+    held = {"task": load(model).task}
+    exp = replace(
+        exp,
+        task=replace(task, **held),
+        init=Init(path=exp.init.path, frozen={"task": str(model)}),
+    )
+    datasets = [open_dataset(path) for path in exp.data.paths]
+    spec = exp.task.batch_spec("train")
+    found = labelled.find(datasets, spec, exp.data, "train")
+    refuse_leaks(datasets, {"train": found, **_held_out(exp, datasets)})
+    names = {"classes": labelled.classes(found)}
+    exp = replace(exp, task=replace(task, **held, **names))
+    if exp.train.epochs:
+        epoch = len(found) / exp.train.batch_size
+        steps, every = math.ceil(exp.train.epochs * epoch), max(1, round(epoch))
+        train = replace(exp.train, steps=steps, checkpoint_every=every)
+        exp = replace(exp, train=train, eval=replace(exp.eval, every=every))
+    return exp.resolved()
+
+
+def _held_out(exp: Experiment, datasets: list[Dataset]) -> dict[str, labelled.Labelled]:
+    spec = exp.task.batch_spec("train")
+    return {
+        use: labelled.find(datasets, spec, exp.data, use) for use in ("valid", "test")
+    }
+
+
+def refuse_leaks(
+    datasets: list[Dataset], examples: dict[str, labelled.Labelled]
+) -> None:
+    """Examples of one recording are all on one side of a split.
+
+    Raises:
+      NeuroFMError: which recording is on two.
+    """
+    side: dict[str, str] = {}
+    for use, found in examples.items():
+        for d, item in {*zip(found.dataset, found.item, strict=True)}:
+            for column in ("timeline", "sha256"):
+                name = f"{column} {datasets[d].items[column][int(item)].as_py()}"
+                if (other := side.setdefault(name, use)) != use:
+                    raise NeuroFMError(
+                        f"{name} is in the splits {other} and {use}, so what is learnt "
+                        "leaks into the score: give all of a recording one split"
+                    )
+
+
+def best_step(workdir: stores.Place, metric: str) -> int:
+    """The saved step with the best held-out metric; without one, the newest."""
+    saved = Checkpoints(workdir / "checkpoints").steps()
+    name = f"eval/{metric}"
+    found = {
+        int(row["step"]): row[name]
+        for row in read_rows(workdir / "metrics.jsonl")
+        if name in row and row["step"] in saved
+    }
+    return max(found, key=lambda step: (found[step], -step)) if found else saved[-1]
+
+
+def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
+    """Scores of one step on the test split; of `valid` where there is none, said so.
+
+    An example longer than the model's window is told by the mean of its windows'
+    class scores. Intervals are over recordings.
+    """
+    task: Any = exp.task
+    model = load(workdir / "checkpoints" / str(step))
+    datasets = [open_dataset(path) for path in exp.data.paths]
+    tested = _held_out(exp, datasets)
+    split = "test" if len(tested["test"]) else "valid"
+    examples = tested[split]
+    if not len(examples):
+        log.warning("there are no test examples, so nothing is scored")
         return {}
+    logits = predict(model, exp, datasets, split, len(examples))
+    truth = np.array([task.classes.index(name) for name in examples.label])
+    guess = logits.argmax(1)
+    hits = (guess == truth).astype(float)
+    present, counts = np.unique(truth, return_counts=True)
+    weight = (1 / (len(present) * counts))[np.searchsorted(present, truth)]
+    group = examples.item + 10**9 * examples.dataset
+    if len(np.unique(group)) < 2:
+        group = np.arange(len(truth))
+    found = interval(hits * weight, weight, group)
+    return {
+        "suite": "finetune",
+        "target": exp.data.target,
+        "metric": "balanced_accuracy",
+        "split": split,
+        "chosen": {"step": step, "on": exp.eval.metric or "newest"},
+        "left_out": {k: sum(c[k] for c in examples.counts) for k in examples.counts[0]},
+        "scores": {
+            "model": {
+                "mean": found.value,
+                "low": found.low,
+                "high": found.high,
+                "std": 0.0,
+                "n": len(truth),
+                "accuracy": float(hits.mean()),
+            },
+            "chance": {"mean": 1 / len(present), "std": 0.0, "n": len(truth)},
+        },
+        "classes": list(task.classes),
+        "confusion": confusion_matrix(
+            truth, guess, labels=range(len(task.classes))
+        ).tolist(),
+    }
 
-    def loss(
-        self, variables: Tree, batch: Batch, draws: Tree, step: Array, train: bool
-    ) -> tuple[Terms, Tree]:
-        """Cross-entropy of the classes."""
-        del draws, step, train
-        head = variables["params"]["head"]
-        reading = self.read(variables, batch)
-        weight = reading.mask[..., None].astype(jnp.float32)
-        pooled = (reading.values["last"] * weight).sum(1)
-        pooled = pooled / jnp.maximum(weight.sum(1), 1)
-        logits = pooled @ head["kernel"] + head["bias"]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        valid = batch["valid"].astype(jnp.float32)
-        hits = (logits.argmax(-1) == batch["label"]) * valid
-        sums = {"hits": hits.sum(), "items": valid.sum()}
-        return {"classes": ((losses * valid).sum(), valid.sum())}, sums
 
-    def summary(self, sums: Tree) -> dict[str, Array]:
-        """Accuracy."""
-        return {"accuracy": sums["hits"] / jnp.maximum(sums["items"], 1)}
-
-    def inference(self, variables: Tree) -> Tree:
-        """The task's variables without the head."""
-        return {**variables, "params": variables["params"]["task"]}
-
-    def read(self, variables: Tree, batch: Batch, want: Want = "features") -> Reading:
-        """What the task reads."""
-        task_variables = self.inference(variables)
-        return self.task.read(task_variables, batch, want)
-
-    def flops(self, batch_size: int) -> float:
-        """Those of the task, of which this trains a part."""
-        return self.task.flops(batch_size)
+def predict(
+    model: Model, exp: Experiment, datasets: list[Dataset], split: Any, n_examples: int
+) -> Float[np.ndarray, "n K"]:
+    """Mean class scores of every example of a split, in its order."""
+    task: Any = model.task
+    spec, size = task.batch_spec("train"), exp.train.batch_size
+    plan = labelled.held_out(datasets, spec, exp.data, None, size, split)
+    read = jax.jit(
+        lambda v, b: task.read(v, b, "prediction").values["prediction"][:, 0]
+    )
+    total = np.zeros((n_examples, len(task.classes)))
+    windows = np.zeros(n_examples)
+    batches = loader.batches(plan, spec, size, np.arange(size), 0, exp.data.workers)
+    for batch in batches:
+        inputs = {k: v for k, v in batch.items() if k not in ("label", "redraws")}
+        logits = np.asarray(read(model.inference, inputs), np.float64)
+        for row, number in enumerate(batch["index"]):
+            crop = plan.crop(int(number))
+            total[crop.example] += logits[row] * crop.valid
+            windows[crop.example] += crop.valid
+    return total / windows[:, None]

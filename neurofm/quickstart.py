@@ -28,8 +28,8 @@ from neurofm.data.writer import Recording, write_dataset
 from neurofm.errors import NeuroFMError
 from neurofm.eval.examples import Examples
 from neurofm.eval.splits import Fold
-from neurofm.finetune import Finetune
 from neurofm.model import Model, load
+from neurofm.models.finetune import Finetune
 from neurofm.optim import Optim
 from neurofm.report import page as report
 from neurofm.report import spectrogram
@@ -227,7 +227,8 @@ def train_with_labels(untrained: Model, seed: int, labelled: Dataset) -> Model:
     n_samples = sounds.N_SAMPLES
     waves = np.stack([labelled.read(int(row), 0, n_samples) for row in rows])
     waves = np.stack([rms_normalize(wave) for wave in waves])
-    task = Finetune(task=untrained.task, n_classes=len(classes))
+    task = Finetune(task=untrained.task, classes=tuple(map(str, classes)))
+    frozen = {"task": untrained.task.inference(untrained.variables)}
     optim = Optim(lr=1e-3, warmup=0.1)
     spans = np.tile(np.array([[0, n_samples]], np.int32), (SUPERVISED_BATCH, 1))
 
@@ -243,13 +244,13 @@ def train_with_labels(untrained: Model, seed: int, labelled: Dataset) -> Model:
         }
 
     log.info("training the same network with labels, %d steps", SUPERVISED_STEPS)
-    variables = jax.jit(task.on)(untrained.variables, batch(0))
+    variables = jax.jit(task.init)(jax.random.key(seed), batch(0), frozen)
     opt = jax.jit(optim.build(SUPERVISED_STEPS).init)(variables["params"])
     state = {**variables, "opt": opt, "step": jnp.zeros((), jnp.int32)}
     step = jax.jit(train_step(task, optim, SUPERVISED_STEPS, 1, seed), donate_argnums=0)
     for i in range(SUPERVISED_STEPS):
-        state, _, _ = step(state, {}, batch(i))
-    variables = jax.device_get(task.inference(state))
+        state, _, _ = step(state, frozen, batch(i))
+    variables = jax.device_get(task.model({**state, "frozen": frozen}))
     return Model(untrained.task, {**variables, "slow": {}}, {"source": "supervised"})
 
 

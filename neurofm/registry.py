@@ -11,6 +11,7 @@ from neurofm.task import Task
 BUILT_IN = {
     "brainomni": "neurofm.models.brainomni:BrainOmni",
     "braintokenizer": "neurofm.models.braintokenizer:BrainTokenizer",
+    "finetune": "neurofm.models.finetune:Finetune",
     "wavjepa": "neurofm.models.wavjepa:WavJEPA",
 }
 

@@ -27,7 +27,7 @@ from neurofm.contract import BatchSpec
 Tree = dict[str, Any]
 Batch = Mapping[str, Array]
 Terms = dict[str, tuple[Array, Array]]
-Want = Literal["train", "features", "codes", "reconstruction"]
+Want = Literal["train", "features", "codes", "reconstruction", "prediction"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,13 @@ class Task(Protocol):
     def read(self, variables: Tree, batch: Batch, want: Want = "features") -> Reading:
         """Features per layer with their times."""
         ...
+
+    def features(
+        self, variables: Tree, batch: Batch, draws: Tree, train: bool
+    ) -> Reading:
+        """What `read` says, in training with dropout: what a head is put on."""
+        del draws, train
+        return self.read(variables, batch)
 
     def shortened(self, n_samples: int) -> "Task":
         """This task for recordings of at most `n_samples`, which `embed` has many of.

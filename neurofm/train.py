@@ -23,6 +23,7 @@ from neurofm.data.rows import seen_sha256
 from neurofm.data.scenes import Scenery, open_scenery
 from neurofm.errors import NeuroFMError
 from neurofm.parallel import distributed, mesh, sharding
+from neurofm.registry import suggest
 from neurofm.report import page as report
 from neurofm.run import frozen as frozen_models
 from neurofm.run import hosts, track
@@ -33,7 +34,7 @@ from neurofm.run.metrics import MetricsLog
 from neurofm.run.profile import Profile, Window
 from neurofm.run.stall import StallWatch
 from neurofm.run.stop import Stop, stop_signals
-from neurofm.run.watch import CollapseWatch, check_finite
+from neurofm.run.watch import CollapseWatch, Plateau, check_finite
 from neurofm.run.workdir import Workdir, versions
 from neurofm.step import State, abstract_state, compiled_step, new_state
 
@@ -116,7 +117,7 @@ def _pretrain(
     mesh.check_batch(devices, train.batch_size, train.accumulate)
     spec = task.batch_spec("train")
     rows_plan = plan.training(
-        datasets, spec.contract, exp.data, exp.seed, train.batch_size, scenery
+        datasets, spec, exp.data, exp.seed, train.batch_size, scenery
     )
     by_row = sharding.batch_sharding(devices)
     rows = distributed.rows_of_this_process(by_row, train.batch_size)
@@ -147,10 +148,12 @@ def _pretrain(
     checkpoints = Checkpoints(folder.path / "checkpoints", keep=train.keep)
     restored = checkpoints.restore(wanted)
     watch, start = CollapseWatch(train.collapse_share), 0
+    plateau = Plateau(exp.eval.patience)
     if restored is not None:
         start, state, meta = restored
         clock.go_on(meta["clock"])
         watch = CollapseWatch(train.collapse_share, **meta["watch"])
+        plateau = Plateau(exp.eval.patience, **meta.get("plateau", {}))
         frozen_models.check_same(meta.get("frozen", {}), leaning)
         log.info("going on from step %d of %d", start, train.steps)
     else:
@@ -203,15 +206,26 @@ def _pretrain(
                 "mesh": dict(devices.shape),
                 "clock": clock.to_json(),
                 "watch": {"start": watch.start, "below": watch.below},
+                "plateau": {k: v for k, v in vars(plateau).items() if k != "patience"},
                 "frozen": frozen_models.known(leaning),
             }
             folder.upload()  # so that no row before a checkpoint is lost
-            checkpoints.save(step, state, meta)
+            checkpoints.save(step, state, meta, plateau.step)
 
     def record(step: int, row: Row) -> None:
         if jax.process_index() == 0:
             written.append({"step": step, **row})
         show(step, row)
+
+    def after(plateau: Plateau, step: int, found: Row) -> Plateau:
+        if not exp.eval.metric:
+            return plateau
+        if (name := f"eval/{exp.eval.metric}") not in found:
+            raise NeuroFMError(
+                f"eval.metric is {exp.eval.metric!r}, which {task.name} does not "
+                f"measure: {suggest(name, list(found))}"
+            )
+        return plateau.seen(step, found[name])
 
     def ended(step: int, status: Status, row: Row) -> Outcome:
         told = folder.sentence(status, step, train.steps, clock.sentence())
@@ -238,9 +252,10 @@ def _pretrain(
                     with clock.bucket("eval"):
                         if found := held_out(state, frozen):
                             record(step, found)
+                            plateau = after(plateau, step, found)
                 if step > start and (last or step % train.checkpoint_every == 0):
                     save(step)
-            if status == "collapsed":
+            if status == "collapsed" or plateau.reached:
                 save(step)
                 break
             if last:

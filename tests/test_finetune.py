@@ -3,11 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny_models import tiny
+import pytest
+from flax.traverse_util import flatten_dict
+from tiny_meeg import OMNI, meeg_batch
+from tiny_models import TINY
 
-from neurofm.finetune import Finetune
-from neurofm.optim import Optim
+from neurofm.errors import NeuroFMError
+from neurofm.model import abstract_batch
+from neurofm.models.finetune import Finetune
+from neurofm.nn import adapt
+from neurofm.optim import Group, Optim
+from neurofm.parallel.sharding import param_shardings
 from neurofm.step import new_state, train_step
+
+TWO = ("low", "high")
 
 
 def labelled_batch(task, n=6, seed=0):
@@ -27,34 +36,199 @@ def labelled_batch(task, n=6, seed=0):
     return jax.tree.map(jnp.asarray, batch)
 
 
-def test_a_separable_problem_is_learnt():
-    task = Finetune(task=tiny().task, n_classes=2)
-    optim, batch = Optim(lr=2e-2, warmup=0.0), labelled_batch(task)
-    fresh = jax.jit(lambda key: new_state(task, optim, 40, key, batch, {}))
+def frozen_model():
+    """WavJEPA as it starts, and its variables in use."""
+    shapes = abstract_batch(TINY, 2)
+    batch = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    fresh = jax.jit(lambda key: TINY.init(key, batch, {}))(jax.random.key(5))
+    return TINY, {"task": TINY.inference(fresh)}
+
+
+def omni():
+    """BrainOmni and its variables in use, on a batch with labels."""
+    rows = jax.tree.map(jnp.asarray, meeg_batch(OMNI, 4))
+    tokenizer = jax.jit(OMNI.tokenizer.init)(jax.random.key(1), rows, {})
+    fresh = jax.jit(OMNI.init)(jax.random.key(2), rows, {})
+    variables = OMNI.inference({**fresh, "frozen": {"tokenizer": tokenizer}})
+    return variables, {**rows, "label": jnp.array([0, 1, 1, 0])}
+
+
+def trained(task, frozen, batch, steps, **fields):
+    optim = Optim(**{"lr": 2e-2, "warmup": 0.0, **fields})
+    fresh = jax.jit(lambda key: new_state(task, optim, steps, key, batch, frozen))
     state = fresh(jax.random.key(0))
-    step = jax.jit(train_step(task, optim, 40, 1, 0))
-    losses = []
-    for _ in range(40):
-        state, metrics, sums = step(state, {}, batch)
+    step = jax.jit(train_step(task, optim, steps, 1, 0), donate_argnums=0)
+    losses, sums = [], {}
+    for _ in range(steps):
+        state, metrics, sums = step(state, frozen, batch)
         losses.append(float(metrics["train/loss"]))
+    return state, losses, sums
+
+
+@pytest.mark.parametrize("regime", ["full", "last", "lora", "probe"])
+def test_a_separable_problem_is_learnt_and_the_rest_is_left_alone(regime):
+    base, frozen = frozen_model()
+    before = jax.tree.map(np.array, frozen)
+    task = Finetune(task=base, classes=TWO, regime=regime, lora_rank=2)
+    batch = labelled_batch(task)
+    state, losses, sums = trained(task, frozen, batch, 40)
     np.testing.assert_allclose(losses[0], np.log(2), rtol=1e-5)  # a head of zeros
-    assert losses[-1] < 0.2 * losses[0]
-    assert float(task.summary(sums)["accuracy"]) == 1.0
+    share = {"full": 0.3, "last": 0.7, "lora": 0.7, "probe": 0.99}[regime]
+    assert losses[-1] < share * losses[0]
+    least = 0.8 if regime == "probe" else 1.0
+    assert float(task.summary(sums)["accuracy"]) >= least
+    jax.tree.map(np.testing.assert_array_equal, frozen, before)
+    was = flatten_dict(before["task"]["params"], sep="/")
+    now = task.model({**state, "frozen": frozen})["params"]
+    moved = {
+        name: [not np.array_equal(a, b) for a, b in zip(was[name], x, strict=True)]
+        if "/blocks/" in name
+        else [not np.array_equal(was[name], x)]
+        for name, x in flatten_dict(now, sep="/").items()
+    }
+    blocks = [m for name, m in moved.items() if "/blocks/" in name]
+    others = [m for name, m in moved.items() if "/blocks/" not in name]
+    if regime == "probe":
+        assert not any(map(any, moved.values()))
+    if regime == "last":
+        assert not any(map(any, others))
+        assert any(m[-1] for m in blocks)
+        assert not any(any(m[:-1]) for m in blocks)
+    if regime == "lora":
+        assert {n.split("/")[-2] for n, m in moved.items() if any(m)} <= {
+            *("query", "key", "value", "out", "mlp_in", "mlp_out"),
+        }
+        assert any(map(any, blocks))
+    if regime == "full":
+        assert any(map(any, others))
+
+
+@pytest.mark.parametrize("regime", ["full", "last", "lora", "probe"])
+def test_a_fresh_part_leaves_the_model_as_it_is(regime):
+    base, frozen = frozen_model()
+    how = Finetune(task=base, classes=TWO, regime=regime)._how
+    params = frozen["task"]["params"]
+    part = adapt.start(how, params, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, adapt.joined(how, params, part), params)
+
+
+def test_low_rank_additions_are_products_of_their_rank():
+    base, frozen = frozen_model()
+    how = Finetune(task=base, classes=TWO, regime="lora", lora_rank=2)._how
+    params = frozen["task"]["params"]
+    part = adapt.start(how, params, jax.random.key(0))
+    part = jax.tree.map(
+        lambda x: jax.random.normal(jax.random.key(x.size), x.shape), part
+    )
+    flat, own = (flatten_dict(t, sep="/") for t in (params, part))
+    joined = flatten_dict(adapt.joined(how, params, part), sep="/")
+    for name in {n.rpartition("/")[0] for n in own}:
+        down, up = own[f"{name}/down"], own[f"{name}/up"]
+        for layer in range(len(down)):
+            delta = np.asarray(joined[name][layer] - flat[name][layer])
+            wanted = np.asarray(down[layer]) @ np.asarray(up[layer]) * 16 / 2
+            np.testing.assert_allclose(delta.reshape(wanted.shape), wanted, atol=2e-5)
+            assert np.linalg.matrix_rank(wanted) == 2
+    assert adapt._matrix("blocks/out/kernel", (3, 2, 4, 8)) == ((3,), 8, 8)
+    assert adapt._matrix("a/qkv/kernel", (8, 3, 2, 4)) == ((), 8, 24)
 
 
 def test_filler_rows_weigh_nothing():
-    model = tiny()
-    task = Finetune(task=model.task, n_classes=2)
+    base, frozen = frozen_model()
+    task = Finetune(task=base, classes=TWO)
     batch = labelled_batch(task)
-    variables = jax.jit(task.on)(model.variables, batch)
+    variables = jax.jit(task.init)(jax.random.key(0), batch, frozen)
     head = {"kernel": jnp.ones_like(variables["params"]["head"]["kernel"])}
     variables["params"]["head"] |= head
+    variables["frozen"] = frozen
     filled = {**batch, "valid": jnp.arange(6) < 4}
     first = {name: x[:4] for name, x in batch.items()}
-    loss = jax.jit(lambda batch: task.loss(variables, batch, {}, jnp.int32(0), True))
+
+    @jax.jit
+    def loss(batch):
+        draws = task.draw(batch, jax.random.key(0), jnp.int32(0), True)
+        return task.loss(variables, batch, draws, jnp.int32(0), True)
+
     for a, b in zip(
-        jax.tree.leaves(loss(filled)),
-        jax.tree.leaves(loss(first)),
-        strict=True,
+        jax.tree.leaves(loss(filled)), jax.tree.leaves(loss(first)), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_the_released_head_is_dropout_selu_and_two_linear_maps():
+    variables, batch = omni()
+    task = Finetune(task=OMNI, classes=("a", "b", "c"), head="mlp", dropout=0.25)
+    frozen = {"task": variables}
+    own = jax.jit(task.init)(jax.random.key(0), batch, frozen)
+    head = own["params"]["head"]
+    d = OMNI.tokenizer.n_sources * OMNI.width
+    assert head["hidden_kernel"].shape == (d, OMNI.width)
+    whole = {**own, "frozen": frozen}
+    told = task.read(whole, batch, "prediction")
+    reading = OMNI.read(variables, batch)
+    x = np.array(reading.values["last"], np.float64)
+    mask = np.array(reading.mask)[..., None]
+    x = (x * mask).sum(1) / mask.sum(1)
+    h = x @ np.array(head["hidden_kernel"], np.float64)
+    h = 1.0507009873554805 * np.where(h > 0, h, 1.6732632423543772 * np.expm1(h))
+    logits = told.values["prediction"][:, 0]
+    np.testing.assert_allclose(logits, h @ np.array(head["kernel"]), atol=1e-6)
+
+    def loss(train, seed):
+        draws = task.draw(batch, jax.random.key(seed), jnp.int32(0), train)
+        terms, _ = task.loss(whole, batch, draws, jnp.int32(0), train)
+        return float(terms["classes"][0])
+
+    assert loss(False, 0) == loss(False, 1)
+    assert loss(True, 0) != loss(True, 1)
+
+
+def test_smoothed_labels_follow_their_formula():
+    base, frozen = frozen_model()
+    task = Finetune(task=base, classes=("a", "b", "c"), label_smoothing=0.1)
+    batch = labelled_batch(task)
+    variables = jax.jit(task.init)(jax.random.key(0), batch, frozen)
+    logits = np.array([2.0, -1.0, 0.5])
+    variables["params"]["head"]["bias"] = jnp.array(logits, jnp.float32)
+    variables["frozen"] = frozen
+    draws = task.draw(batch, jax.random.key(0), jnp.int32(0), True)
+    terms, sums = task.loss(variables, batch, draws, jnp.int32(0), True)
+    log_p = logits - np.log(np.exp(logits).sum())
+    target = np.full((6, 3), 0.1 / 3)
+    target[np.arange(6), np.arange(6) % 2] += 0.9
+    np.testing.assert_allclose(terms["classes"][0], -(target @ log_p).sum(), rtol=1e-5)
+    found = task.summary(sums)  # all are guessed to be of the first class
+    np.testing.assert_allclose(found["accuracy"], 0.5)
+    np.testing.assert_allclose(found["balanced_accuracy"], 0.5)
+
+
+def test_every_parameter_has_a_place_on_a_mesh():
+    variables, batch = omni()
+    mesh = jax.make_mesh((1, 1, 1, 1), ("replica", "data", "fsdp", "tensor"))
+    for regime in ("full", "last", "lora"):
+        task = Finetune(task=OMNI, classes=TWO, head="mlp", regime=regime)
+        own = jax.eval_shape(task.init, jax.random.key(0), batch, {"task": variables})
+        param_shardings(own["params"], mesh, task.rules())
+
+
+def test_the_head_may_learn_faster_than_the_model():
+    base, frozen = frozen_model()
+    task = Finetune(task=base, classes=TWO)
+    groups = (Group(path="^head/", lr_scale=10, weight_decay=0),)
+    batch = labelled_batch(task)
+    state, _, _ = trained(task, frozen, batch, 1, lr=1e-3, groups=groups)
+    head = np.abs(state["params"]["head"]["kernel"])
+    np.testing.assert_allclose(head[head > 1e-4], 1e-2, rtol=1e-2)  # Adam's first step
+
+
+def test_a_users_mistake_is_named():
+    base, frozen = frozen_model()
+    with pytest.raises(NeuroFMError, match=r"task.dropout is 1"):
+        Finetune(task=base, dropout=1.0)
+    with pytest.raises(NeuroFMError, match=r"task.lora_rank is 0"):
+        Finetune(task=base, lora_rank=0)
+    task = Finetune(task=base, classes=TWO, regime="lora", lora_path="nothing")
+    with pytest.raises(
+        NeuroFMError, match=r"lora_path 'nothing' is found in no kernel"
+    ):
+        task.init(jax.random.key(0), labelled_batch(task), frozen)

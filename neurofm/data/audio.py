@@ -174,13 +174,13 @@ def _plan(clips: list[Clips], n_crops: int | None, crop, scenery) -> Plan:
         n_crops=n_crops,
         crop=crop,
         fields=FIELDS | (scenes.FIELDS if scenery else set()),
-        fill=_fill(datasets, scenery),
+        fill=filler(datasets, scenery),
         scenery=scenery,
     )
 
 
-def _fill(
-    datasets: Sequence[Dataset], scenery: Scenery | None
+def filler(
+    datasets: Sequence[Dataset], scenery: Scenery | None = None
 ) -> Callable[[Sequence[Crop], BatchSpec], dict[str, np.ndarray]]:
     """What makes the arrays of a batch's rows:
 

@@ -34,6 +34,7 @@ class Crop(NamedTuple):
       valid: False for a filler that completes a batch and weighs nothing.
       scene: of the crop's clip, where scenes are simulated.
       at: first sample of the crop in that clip; negative where the clip is shorter.
+      example: its number among labelled examples.
     """
 
     dataset: int
@@ -45,6 +46,7 @@ class Crop(NamedTuple):
     valid: bool = True
     scene: Scene | None = None
     at: int = 0
+    example: int = -1
 
 
 @dataclass(frozen=True, eq=False)

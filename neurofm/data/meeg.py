@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped
@@ -23,7 +23,7 @@ from neurofm.data.crops import Crop
 from neurofm.data.draws import below, draws, permutation, stream_key
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan, mixture, read_crops, shares
-from neurofm.data.select import check_contract, chosen, reasons_against
+from neurofm.data.select import Use, check_contract, chosen, reasons_against
 from neurofm.data.sensors import Sensors
 from neurofm.errors import NeuroFMError
 
@@ -221,7 +221,7 @@ def _stretches(
     datasets: Sequence[Dataset],
     contract: InputContract,
     data: Data,
-    use: Literal["train", "valid"],
+    use: Use,
 ) -> list[Stretches]:
     for dataset in datasets:
         check_contract(dataset, contract, ("kind", "unit", "sfreq"))
@@ -236,7 +236,7 @@ def _of_dataset(
     number: int, dataset: Dataset, contract: InputContract, reasons: dict
 ) -> Stretches:
     n_samples = dataset.items["n_samples"].to_numpy()
-    free = _free(dataset)
+    free = free_spans(dataset)
     least, sfreq = contract.receptive_samples, contract.sfreq
     long = [[(a, b) for a, b in spans if b - a >= least] for spans in free]
     reasons["too_short"] = n_samples < least
@@ -252,7 +252,7 @@ def _of_dataset(
     )
 
 
-def _free(dataset: Dataset) -> list[list[tuple[int, int]]]:
+def free_spans(dataset: Dataset) -> list[list[tuple[int, int]]]:
     """Of every recording, the samples between what is marked bad."""
     row = {name: i for i, name in enumerate(dataset.items["item"].to_pylist())}
     marks: dict[int, list[tuple[int, int]]] = {}
@@ -281,7 +281,7 @@ def pad(
     width: int,
     n_samples: int,
 ) -> dict[str, Shaped[np.ndarray, "b ..."]]:
-    """The arrays `meeg/...` of recordings of at most `width` sensors; see `_fill`."""
+    """The arrays `meeg/...` of recordings of at most `width` sensors; see `filler`."""
     b = len(signals)
     batch = {
         "meeg/signal": np.zeros((b, width, n_samples), np.float32),
@@ -310,11 +310,11 @@ def _plan(
         n_crops=n_crops,
         crop=crop,
         fields=FIELDS,
-        fill=_fill(datasets, sizes),
+        fill=filler(datasets, sizes),
     )
 
 
-def _fill(
+def filler(
     datasets: Sequence[Dataset], sizes: Sequence[int]
 ) -> Callable[[Sequence[Crop], BatchSpec], dict[str, np.ndarray]]:
     """What makes the arrays of a batch's rows, C being its width:

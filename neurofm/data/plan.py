@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neurofm.contract import InputContract
-from neurofm.data import audio, meeg
+from neurofm.contract import BatchSpec, InputContract
+from neurofm.data import audio, labelled, meeg
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan
 from neurofm.data.scenes import Scenery
@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 def training(
     datasets: Sequence[Dataset],
-    contract: InputContract,
+    spec: BatchSpec,
     data: Data,
     seed: int,
     batch_size: int,
     scenery: Scenery | None = None,
 ) -> Plan:
-    """The endless plan of a training run; see `audio.training`, `meeg.training`."""
+    """The endless plan of a training run.
+
+    See `audio.training` and `meeg.training`, and `labelled.training` where the task
+    asks for labels.
+    """
+    contract = spec.contract
+    if "label" in spec.fields:
+        return labelled.training(datasets, spec, data, seed, batch_size)
     if contract.kind == "audio":
         return audio.training(datasets, contract, data, seed, scenery)
     if contract.kind == "meeg":
@@ -34,13 +41,16 @@ def training(
 
 def held_out(
     datasets: Sequence[Dataset],
-    contract: InputContract,
+    spec: BatchSpec,
     data: Data,
     limit: int,
     batch_size: int,
     scenery: Scenery | None = None,
 ) -> Plan:
     """At most `limit` fixed crops of the `valid` split, the same whatever the seed."""
+    contract = spec.contract
+    if "label" in spec.fields:
+        return labelled.held_out(datasets, spec, data, limit, batch_size)
     if contract.kind == "audio":
         return audio.held_out(datasets, contract, data, limit, scenery)
     if contract.kind == "meeg":

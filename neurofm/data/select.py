@@ -22,6 +22,9 @@ MIN_TOKENS = 12
 RELEASED_CLIP_S = 10.0
 
 
+Use = Literal["train", "valid", "test"]
+
+
 @dataclass(frozen=True)
 class Selection:
     """The usable recordings of one dataset.
@@ -43,7 +46,7 @@ def select(
     datasets: Sequence[Dataset],
     contract: InputContract,
     data: Data,
-    use: Literal["train", "valid"],
+    use: Use,
     longest: int | None = None,
 ) -> list[Selection]:
     """The recordings that may be used, are long enough and not silent.
@@ -71,17 +74,17 @@ def select(
 
 
 def reasons_against(
-    datasets: Sequence[Dataset], data: Data, use: Literal["train", "valid"]
+    datasets: Sequence[Dataset], data: Data, use: Use
 ) -> list[dict[str, Bool[np.ndarray, " items"]]]:
     """For each dataset, why items may not be used: `held_out`, or a split's name.
 
-    `train` takes the splits `train` and none (and `test` if transductive), `valid` the
-    held-out split.
+    `train` takes the splits `train` and none (and `test` if transductive), `valid` and
+    `test` their own.
 
     Raises:
       NeuroFMError: a rule of `data.hold_out` names nothing.
     """
-    wanted = {"valid"} if use == "valid" else {"train", ""}
+    wanted = {"train", ""} if use == "train" else {use}
     if use == "train" and data.transductive:
         wanted.add("test")
     out = []

@@ -312,16 +312,34 @@ class BrainOmni(Task):
         """
         if want == "reconstruction":
             return self.tokenizer.read(variables["frozen"]["tokenizer"], batch, want)
+        keys = None
+        if self.eval_dropout == "released":
+            index = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))
+            keys = jax.random.key_data(index(batch["index"]))
+        return self._read(variables, batch, keys, False, want)
+
+    def features(
+        self, variables: Tree, batch: Batch, draws: Tree, train: bool
+    ) -> Reading:
+        """The same, with dropout in training."""
+        if not train:
+            return self.read(variables, batch)
+        return self._read(variables, batch, draws["dropout"], True)
+
+    def _read(
+        self,
+        variables: Tree,
+        batch: Batch,
+        keys: UInt32[Array, "B 2"] | None,
+        train: bool,
+        want: Want = "features",
+    ) -> Reading:
         tokens, codes, mask = self._tokens(variables, batch)
         if want == "codes":
             values = {"codes": codes}
         else:
-            keys = None
-            if self.eval_dropout == "released":
-                index = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))
-                keys = jax.random.key_data(index(batch["index"]))
-            layers = self.layers(variables, self.input_scaled(tokens), mask, keys)
-            layers = layers.astype(jnp.float32)
+            x = self.input_scaled(tokens)
+            layers = self.layers(variables, x, mask, keys, train).astype(jnp.float32)
             values = {f"layer_{i + 1:02d}": x for i, x in enumerate(layers)}
             values["last"] = l2_normalize(layers[-2], 1e-6)
         b, _, w = codes.shape[:3]

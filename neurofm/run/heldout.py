@@ -29,9 +29,9 @@ class HeldOut:
         deliveries: Callable[[Plan, int], Iterator[Delivery]],
         scenery: Scenery | None = None,
     ):
-        contract = task.batch_spec("train").contract
+        spec = task.batch_spec("train")
         self.plan = plan.held_out(
-            datasets, contract, data, settings.crops, batch_size, scenery
+            datasets, spec, data, settings.crops, batch_size, scenery
         )
         self._deliveries = deliveries
         self._measure = jax.jit(eval_step(task, seed))

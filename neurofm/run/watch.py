@@ -1,4 +1,4 @@
-"""What stops a run by itself: numbers that are not finite, and collapse."""
+"""What stops a run by itself: not finite numbers, collapse, and nothing to gain."""
 
 import math
 from dataclasses import dataclass
@@ -65,3 +65,31 @@ class CollapseWatch:
             "collapsed, whatever the loss says; lower optim.lr, slow the teacher "
             "(ema_start), or set train.collapse_share=0 to go on"
         )
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Follows a held-out metric, of which more is better.
+
+    Attributes:
+      patience: evaluations in a row without a new best after which a run ends; 0 never.
+      best: the most so far.
+      step: where that was.
+      since: evaluations since then.
+    """
+
+    patience: int
+    best: float | None = None
+    step: int = 0
+    since: int = 0
+
+    def seen(self, step: int, value: float) -> "Plateau":
+        """The watch after one more evaluation."""
+        if self.best is None or value > self.best:
+            return Plateau(self.patience, value, step, 0)
+        return Plateau(self.patience, self.best, self.step, self.since + 1)
+
+    @property
+    def reached(self) -> bool:
+        """Whether there was nothing new for long enough."""
+        return 0 < self.patience <= self.since

@@ -1,0 +1,282 @@
+"""`finetune`: labels of recordings and of events, in the loop of pretraining."""
+
+import json
+
+import numpy as np
+import pytest
+from test_meeg_rows import SFREQ, experiment, store
+from tiny_meeg import OMNI, TOKENIZER
+from tiny_models import TINY
+
+from neurofm import config, model
+from neurofm.config import Data, Eval, Experiment, Init, Train
+from neurofm.data import labelled, loader
+from neurofm.data.records import DatasetInfo, Recording, open_dataset, write_dataset
+from neurofm.data.sensors import Sensors
+from neurofm.errors import NeuroFMError
+from neurofm.finetune import finetune
+from neurofm.models.finetune import Finetune
+from neurofm.optim import Optim
+from neurofm.run.metrics import read_rows
+from neurofm.run.watch import Plateau
+from neurofm.train import pretrain
+
+AUDIO = Finetune(task=TINY, classes=("a", "b"))
+WINDOW = TINY.window_samples
+SPLITS = ("train", "train", "valid", "test")
+
+
+def sounds(path, n=24, length=WINDOW, **meta):
+    """Tones of two pitches in noise."""
+    rng = np.random.default_rng(0)
+    info = DatasetInfo(
+        kind="audio", sfreq=TINY.sfreq, unit="full_scale", ch_names=("mono",)
+    )
+
+    def made():
+        for i in range(n):
+            pitch = "ab"[(i // 4) % 2]
+            size = length + 40 * (i % 3)
+            tone = np.sin(np.arange(size) * (0.3 if pitch == "a" else 1.1))
+            x = 0.1 * (tone + 0.3 * rng.normal(0, 1, size))
+            own = {"split": SPLITS[i % 4], "pitch": pitch, **meta}
+            yield Recording(
+                item=f"r{i:02d}", samples=x[None].astype(np.float32), meta=own
+            )
+
+    write_dataset(path, info, made())
+    return open_dataset(path)
+
+
+def crops(plan, n, start=0):
+    return [plan.crop(i) for i in range(start, start + n)]
+
+
+def test_an_epoch_shows_every_example_once_with_its_class(tmp_path):
+    dataset = sounds(tmp_path / "d")
+    spec, data = AUDIO.batch_spec(), Data(target="pitch")
+    plan = labelled.training([dataset], spec, data, 0, 5)
+    pitch = dataset.items["pitch"].to_pylist()
+    split = dataset.items["split"].to_pylist()
+    for epoch in range(3):
+        seen = sorted(c.item for c in crops(plan, 12, 12 * epoch))
+        assert seen == [i for i in range(24) if split[i] == "train"]
+    assert {c.stop - c.start for c in crops(plan, 60)} == {WINDOW}
+    assert len({(c.item, c.start) for c in crops(plan, 120)}) > 24
+    batch = next(iter(loader.batches(plan, spec, 5, np.arange(5), workers=0)))
+    assert [spec.fields["label"].words[k] for k in batch["label"]] == [
+        pitch[plan.crop(i).item] for i in range(5)
+    ]
+    assert batch["audio/wave"].shape == (5, 1, WINDOW)
+
+
+def test_held_out_examples_come_window_by_window_once(tmp_path):
+    dataset = sounds(tmp_path / "d", length=2 * WINDOW)
+    spec, data = AUDIO.batch_spec(), Data(target="pitch")
+    plan = labelled.held_out([dataset], spec, data, None, 5, "test")
+    found = crops(plan, plan.n_crops or 0)
+    assert len(found) == 15
+    real = sorted((c.item, c.start) for c in found if c.valid)
+    assert real == [(i, at) for i in range(3, 24, 4) for at in (0, WINDOW)]
+
+
+def meeg_events(path):
+    """Recordings of 3 and 5 sensors with events, one of them bad, one cut short."""
+    events = [
+        (item, first, first + 8, kind)
+        for item in range(3)
+        for first, kind in ((20, "left"), (60, "right"), (100, "left"))
+    ]
+    events += [(0, 62, 64, "BAD_blink"), (1, 170, 178, "right"), (2, 5, 5, "right")]
+    return store(path, [(3, 180), (5, 180), (3, 180)], events=events)
+
+
+def test_events_are_cut_around_their_onset_where_nothing_is_bad(tmp_path):
+    dataset = meeg_events(tmp_path / "d")
+    task = Finetune(task=TOKENIZER, classes=("left", "right"))
+    data = Data(target="trial_type", around=(-0.25, 0.75), buckets=2)
+    spec = task.batch_spec()
+    found = labelled.find([dataset], spec, data, "train")
+    wanted = [
+        (item, first - 10, first + 30)
+        for item in range(3)
+        for first in (20, 60, 100)
+        if (item, first) != (0, 60)
+    ]
+    got = zip(found.item, found.start, found.stop, strict=True)
+    assert sorted(got) == wanted
+    assert found.counts[0]["bad"] == 1
+    assert found.counts[0]["too_short"] == 2  # beyond the end, and before the start
+    plan = labelled.training([dataset], spec, data, 0, 2)
+    for step in range(12):
+        sizes = {int(dataset.n_chans[c.item]) for c in crops(plan, 2, 2 * step)}
+        assert len(sizes) == 1
+    assert sorted(c.example for c in crops(plan, 16)[:16]).count(0) == 2
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A WavJEPA as it starts, as a model folder."""
+    import jax
+
+    folder = tmp_path_factory.mktemp("base")
+    batch = {
+        name: np.zeros(x.shape, x.dtype)
+        for name, x in model.abstract_batch(TINY, 2).items()
+    }
+    batch = jax.tree.map(jax.numpy.asarray, batch)
+    variables = jax.jit(lambda key: TINY.init(key, batch, {}))(jax.random.key(5))
+    model.save(folder / "m", TINY, jax.device_get(variables), {})
+    return folder / "m"
+
+
+def run(data, **fields):
+    task = {"regime": "full", "dropout": 0.1} | fields.pop("task", {})
+    train = {"epochs": 8.0, "batch_size": 4, "log_every": 1, "keep": 1}
+    return Experiment(
+        task=Finetune(task=TINY, **task),
+        data=Data(path=str(data), target="pitch", workers=1),
+        optim=Optim(lr=1e-2, warmup=0.0),
+        train=Train(**train | fields.pop("train", {})),
+        eval=Eval(metric="balanced_accuracy", **fields),
+    )
+
+
+def test_tones_are_told_apart_and_the_best_epoch_is_tested(tmp_path, base):
+    sounds(tmp_path / "d", n=48)
+    done = finetune(run(tmp_path / "d"), base, tmp_path / "run")
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores == done.scores
+    assert scores["split"] == "test"
+    assert scores["scores"]["model"]["n"] == 12
+    assert scores["scores"]["model"]["mean"] > 0.8
+    assert scores["scores"]["chance"]["mean"] == 0.5
+    assert np.array(scores["confusion"]).sum() == 12
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    name = "eval/balanced_accuracy"
+    found = {row["step"]: row[name] for row in rows if name in row}
+    assert found[scores["chosen"]["step"]] == max(
+        v for step, v in found.items() if step
+    )
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["task"]["classes"] == ["a", "b"]
+    assert saved["train"]["steps"] == 48
+    again = finetune(run(tmp_path / "d"), base, tmp_path / "run")
+    assert again.scores == done.scores
+
+
+def test_a_finetuned_model_is_loaded_exported_and_read(tmp_path, base):
+    sounds(tmp_path / "d", n=16)
+    exp = run(tmp_path / "d", task={"regime": "lora"}, train={"epochs": 2.0})
+    finetune(exp, base, tmp_path / "run")
+    found = model.load(tmp_path / "run")
+    wave = np.random.default_rng(1).normal(0, 0.1, (WINDOW,)).astype(np.float32)
+    reading = found.embed(wave, sfreq=TINY.sfreq)
+    assert reading.values["last"].shape[1] == TINY.width
+    model.save(tmp_path / "exported", found.task, found.variables, found.meta)
+    other = model.load(tmp_path / "exported").embed(wave, sfreq=TINY.sfreq)
+    np.testing.assert_array_equal(other.values["last"], reading.values["last"])
+
+
+def test_killed_and_run_again_it_ends_as_if_in_peace(tmp_path, base):
+    sounds(tmp_path / "d", n=16)
+    exp = run(tmp_path / "d", train={"epochs": 4.0})
+    whole = finetune(exp, base, tmp_path / "whole")
+
+    def kill(step, row):
+        if step == 5 and "train/loss" in row:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(exp, base, tmp_path / "cut", kill)
+    again = finetune(exp, base, tmp_path / "cut")
+    assert again.outcome.row["train/loss"] == whole.outcome.row["train/loss"]
+    assert again.scores == whole.scores
+
+
+def test_brainomni_is_tuned_on_events_with_its_tokenizer_at_hand(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def made():
+        for i in range(6):
+            n_chans = 3 + i % 2
+            sensors = Sensors(
+                names=tuple(f"c{c}" for c in range(n_chans)),
+                kind=np.zeros(n_chans, np.int32),
+                pos=rng.normal(0, 0.1, (n_chans, 6)).astype(np.float32),
+                coil=("",) * n_chans,
+            )
+            x = 2e-5 * rng.normal(0, 1, (n_chans, 400)).astype(np.float32)
+            events = [
+                {"onset": at / SFREQ, "duration": 1.0, "trial_type": kind}
+                for at, kind in ((40, "x"), (120, "y"), (200, "x"), (280, "y"))
+            ]
+            split = ("train", "valid", "test")[i % 3]
+            yield Recording(
+                item=f"r{i}",
+                samples=x,
+                meta={"split": split},
+                events=events,
+                sensors=sensors,
+            )
+
+    info = DatasetInfo(kind="meeg", sfreq=SFREQ, unit="si", ch_names=())
+    write_dataset(tmp_path / "d", info, made())
+    pretrain(experiment(TOKENIZER, tmp_path / "d"), tmp_path / "one")
+    init = Init(frozen={"tokenizer": str(tmp_path / "one")})
+    pretrain(experiment(OMNI, tmp_path / "d", init=init), tmp_path / "two")
+    exp = config.load(
+        "brainomni/finetune",
+        (
+            f"data.path={tmp_path / 'd'}",
+            "data.target=trial_type",
+            "data.around=[0.0,1.05]",
+            "train.batch_size=4",
+            "train.epochs=2",
+        ),
+    )
+    done = finetune(exp, tmp_path / "two", tmp_path / "run")
+    assert done.scores["scores"]["model"]["n"] == 8
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["task"]["task"]["tokenizer"] == config.to_json(TOKENIZER)
+
+
+def test_a_run_ends_where_nothing_is_gained(tmp_path, base):
+    sounds(tmp_path / "d", n=16)
+    exp = run(tmp_path / "d", train={"epochs": 30.0}, patience=2)
+    done = finetune(exp, base, tmp_path / "run")
+    assert done.outcome.status == "done"
+    assert done.outcome.step < 60
+    again = finetune(exp, base, tmp_path / "run")
+    assert again.outcome.step == done.outcome.step
+    watch = Plateau(2)
+    for step, value in enumerate((0.5, 0.7, 0.7, 0.6)):
+        watch = watch.seen(step, value)
+    assert (watch.reached, watch.step) == (True, 1)
+    assert not Plateau(0).seen(0, 0.5).seen(1, 0.4).reached
+
+
+def test_a_users_mistake_is_named(tmp_path, base):
+    data = tmp_path / "d"
+    sounds(data, n=16)
+    with pytest.raises(NeuroFMError, match=r"data.target is empty"):
+        finetune(config.override(run(data), ("data.target=",)), base, tmp_path / "r")
+    with pytest.raises(NeuroFMError, match=r"'pich' is no column .* pitch"):
+        finetune(
+            config.override(run(data), ("data.target=pich",)), base, tmp_path / "r"
+        )
+    sounds(tmp_path / "one", n=4)
+    with pytest.raises(NeuroFMError, match=r"not two classes .* only 'a'"):
+        finetune(run(tmp_path / "one"), base, tmp_path / "r")
+    sounds(tmp_path / "leak", n=16, timeline="song")
+    with pytest.raises(NeuroFMError, match=r"timeline song is in the splits"):
+        finetune(run(tmp_path / "leak"), base, tmp_path / "r")
+    around = config.override(run(data), ("data.around=[0.0,1.0]",))
+    with pytest.raises(NeuroFMError, match=r"data.around is given"):
+        finetune(around, base, tmp_path / "r")
+    with pytest.raises(NeuroFMError, match=r"this config trains wavjepa"):
+        finetune(Experiment(task=TINY), base, tmp_path / "r")
+    wrong = config.override(run(data), ("eval.metric=accuracyy",))
+    with pytest.raises(NeuroFMError, match=r"eval.metric is 'accuracyy'"):
+        finetune(wrong, base, tmp_path / "r")
+    assert not (tmp_path / "r" / "checkpoints").exists()
