@@ -23,7 +23,7 @@ from neurofm.errors import NeuroFMError
 
 __all__ = ["Channels", "Summary", "Unreadable", "prepare", "read"]
 
-_WORTH_A_PROCESS = 1800  # seconds of sound
+_PER_CPU_S = 600  # seconds of sound decoded, resampled and written
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,11 @@ def prepare(
     )
     frame_bytes = info.n_chans * np.dtype(payload).itemsize
 
-    def measure(path: Path) -> tuple[float, float]:
+    def measure(path: Path) -> shards.Expected:
         about = soundfiles.header(path)
         seconds = about.n_samples / about.sfreq
-        return seconds, seconds * sfreq * frame_bytes
+        n_bytes = seconds * sfreq * frame_bytes
+        return shards.Expected(seconds, n_bytes, seconds / _PER_CPU_S)
 
     return shards.prepare(
         out,
@@ -124,7 +125,6 @@ def prepare(
         ReadSound(info, channels),
         measure=measure,
         known=known,
-        worth_a_process=_WORTH_A_PROCESS,
         workers=workers,
         runner=runner,
         beam_options=beam_options,

@@ -70,9 +70,13 @@ def attach(
     Returns:
       The manifest with the label columns, the table of events, and notes on intervals
       that do not lie inside their recording: those that begin past its end are left
-      out, those that end past it are cut there.
+      out, those that end past it are cut there; and on columns that take the place of
+      others.
     """
     files = manifest["file"].to_pylist()
+    replaced = [n for n in labels.columns if n in manifest.column_names]
+    replaced = [n for n in replaced if n not in SETTABLE]
+    manifest = manifest.drop_columns(replaced)
     for name, values in labels.columns.items():
         if name in SETTABLE:
             where = manifest.schema.get_field_index(name)
@@ -83,7 +87,8 @@ def attach(
             cells = typed([values.get(file) for file in files])
             manifest = manifest.append_column(name, cells)
     events, notes = _events(manifest, labels)
-    return manifest, events, notes
+    told = "takes the place of what the recordings tell under that name"
+    return manifest, events, (*notes, *((f"column {n}", told) for n in replaced))
 
 
 def typed(values: Sequence[str | None]) -> pa.Array:

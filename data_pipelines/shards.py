@@ -13,6 +13,7 @@ all are done they lie in `OUT.partial`, from where a restart goes on:
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,8 +21,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,6 +39,10 @@ from neurofm.data.records import DatasetInfo, open_dataset
 from neurofm.errors import NeuroFMError
 from neurofm.files import write_json
 
+log = logging.getLogger(__name__)
+
+_PROCESS_S = 3.0  # to start a worker
+
 # A shard takes 1/64 of the source, within these bounds in bytes of source files: many
 # enough to share among workers and to restart from, few enough to hold open.
 _SHARD_BYTES = (2**22, 2**30)
@@ -50,10 +56,18 @@ _ADDED_LAST = ("labels", "pattern", "subdirs", "licence")
 Progress = Callable[[int, int, float], None]
 
 
-class Measure(Protocol):
-    """What a file will be, from its header: seconds, and bytes in the store."""
+class Expected(NamedTuple):
+    """What to expect of recordings, from their headers.
 
-    def __call__(self, path: Path) -> tuple[float, float]: ...
+    Attributes:
+      seconds: of signal.
+      n_bytes: in the store.
+      cpu_s: of work on one core.
+    """
+
+    seconds: float
+    n_bytes: float
+    cpu_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +127,8 @@ def prepare(
     info: DatasetInfo,
     read: Reader,
     *,
-    measure: Measure,
+    measure: Callable[[Path], Expected],
     known: labelling.Labels,
-    worth_a_process: float,
     workers: int | None = None,
     runner: Runner | None = None,
     beam_options: Mapping[str, Any] | None = None,
@@ -130,7 +143,6 @@ def prepare(
       read: makes an item of a file; sent to workers by pickle.
       measure: what to expect of a file.
       known: labels, and events that come beside the recordings.
-      worth_a_process: seconds of signal that take as long as starting a process.
       workers: processes; None takes as many as are worth their start.
       runner: work on Apache Beam instead; see `beam.run_on_beam`.
       beam_options: see `beam.run_on_beam`.
@@ -140,7 +152,7 @@ def prepare(
       NeuroFMError: nothing is usable, the disk is too small, or `out` holds something
         else.
     """
-    started = time.monotonic()
+    started, asked_for = time.monotonic(), workers
     partial = out.with_name(out.name + ".partial")
     if (out / "dataset.json").is_file():
         _refuse_other(out, open_dataset(out).info.prepared, info.prepared)
@@ -163,16 +175,23 @@ def prepare(
         for number, group in enumerate(_groups(sizes))
     ]
     waiting = [job for job in jobs if not job.told.is_file()]
-    expected, n_bytes = _estimate(waiting, measure)
-    _refuse_full_disk(out, partial, n_bytes)
+    expected = _estimate(waiting, measure)
+    _refuse_full_disk(out, partial, expected.n_bytes)
+    if workers is None:
+        workers = min(n_cores(), 1 + int(expected.cpu_s / _PROCESS_S))
+    log.info(
+        "about %.2f h of signal to prepare: %.3g GB, %.1f minutes on %d core(s)",
+        expected.seconds / 3600,
+        expected.n_bytes / 1e9,
+        expected.cpu_s / 60 / workers,
+        workers,
+    )
     n_done = len(found.files) - sum(len(job.files) for job in waiting)
     seconds = 0.0
     if runner is not None:
-        run_on_beam(write_shard, waiting, workers, runner, beam_options or {})
+        run_on_beam(write_shard, waiting, asked_for, runner, beam_options or {})
         done = ()
     else:
-        if workers is None:
-            workers = min(n_cores(), 1 + int(expected / worth_a_process))
         done = run_in_processes(write_shard, waiting, workers)
     for job, length in done:
         n_done += len(job.files)
@@ -257,18 +276,19 @@ def _begin(partial: Path, settings: Mapping[str, Any]) -> None:
     write_json(plan, settings)
 
 
-def _estimate(jobs: Sequence[ShardJob], measure: Measure) -> tuple[float, float]:
-    """Seconds of signal and bytes to expect, from up to about 100 headers."""
+def _estimate(
+    jobs: Sequence[ShardJob], measure: Callable[[Path], Expected]
+) -> Expected:
+    """What to expect of all files, from up to about 100 of them."""
     paths = [job.src / file for job in jobs for file in job.files]
-    seconds = n_bytes = looked_at = 0.0
+    found, looked_at = [], 0
     for path in paths[:: max(1, len(paths) // 100)]:
         with contextlib.suppress(Unreadable):
-            length, size = measure(path)
-            seconds += length
-            n_bytes += size
+            found.append(measure(path))
             looked_at += _stat(path)[0]
     share = sum(_stat(path)[0] for path in paths) / looked_at if looked_at else 0.0
-    return seconds * share, n_bytes * share
+    sums = np.sum(found, axis=0) if found else np.zeros(3)
+    return Expected(*(share * sums).tolist())
 
 
 def _refuse_full_disk(out: Path, partial: Path, n_bytes: float) -> None:

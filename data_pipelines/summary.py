@@ -21,13 +21,14 @@ class Summary:
 
     Attributes:
       out: the dataset.
+      kind: of the dataset, such as `audio`.
       status: `prepared`, `resumed` (some shards were there) or `already prepared`.
-      n_files: sound files found.
+      n_files: recordings found.
       n_items: recordings in the dataset.
       n_events: intervals in the dataset.
-      hours: of sound in the dataset.
+      hours: of signal in the dataset.
       sfreq: sampling rate in Hz.
-      ch_names: channels.
+      ch_names: channels; empty where each recording has its own sensors.
       n_bytes: size of the shards.
       hash: of the dataset.
       seconds: taken by this call.
@@ -36,6 +37,7 @@ class Summary:
     """
 
     out: str
+    kind: str
     status: str
     n_files: int
     n_items: int
@@ -80,6 +82,7 @@ def summarise(out: Path, n_files: int, status: str, started: float) -> Summary:
     info = dataset.info
     return Summary(
         out=str(out),
+        kind=info.kind,
         status=status,
         n_files=n_files,
         n_items=info.n_items,

@@ -195,7 +195,7 @@ def counter(what: str) -> Callable[..., None]:
     return show
 
 
-# ---- what is there, and making it ready ----------------------------------------------
+# ---- what is there -------------------------------------------------------------------
 
 
 @command("check")
@@ -213,79 +213,6 @@ def check_command(path: Place):
     page = io.StringIO()
     render(findings, Console(file=page, width=100))
     return findings.to_json(), page.getvalue().rstrip()
-
-
-ONLY = {
-    "audio": ("channels", "labels", "pattern", "subdirs", "workers", "runner", "beam"),
-    "tfds": ("corpus", "audio", "source_sfreq"),
-}
-
-
-def _of_another_kind(kind: str) -> set[str]:
-    """Options of `prepare` that `kind` does not take; one that is given is refused."""
-    context = click.get_current_context()
-    theirs = {name for other in ONLY if other != kind for name in ONLY[other]}
-    for name in sorted(theirs):
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = "--" + name.replace("_", "-")
-            raise NeuroFMError(f"prepare {kind} has no option {option}: leave it out")
-    return theirs
-
-
-def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
-    if wrong := [option for option in given if "=" not in option]:
-        raise NeuroFMError(f"--beam {wrong[0]} is no option: write it as NAME=VALUE")
-    return dict(option.split("=", 1) for option in given)
-
-
-@command("prepare")
-@click.argument("kind", type=click.Choice(["audio", "tfds"]))
-@click.argument("src", type=LOCAL)
-@click.option("--out", type=LOCAL, required=True)
-@click.option("--sfreq", type=float, default=16_000, show_default=True)
-@click.option(
-    "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
-)
-@click.option("--labels", type=LOCAL, help="TSV, column `file`.")
-@click.option("--pattern", help="Regular expression with named groups.")
-@click.option("--subdirs", help="Names for the sub-folders, as columns.")
-@click.option("--licence", default="", help="Terms of the recordings.")
-@click.option("--workers", type=int, help="Processes; default as many as help.")
-@click.option(
-    "--runner", type=click.Choice(["direct", "dataflow"]), help="On Apache Beam."
-)
-@click.option("--beam", multiple=True, metavar="NAME=VALUE", help="Option of Beam.")
-@click.option("--corpus", help="tfds: SRC is librispeech, speech_commands or esc50.")
-@click.option("--audio", default="audio", help="tfds: the feature that is the sound.")
-@click.option("--source-sfreq", type=float, help="tfds: its rate, if not told.")
-def prepare_command(kind: str, beam: tuple[str, ...], **arguments: Any):
-    """Turn recordings into record shards.
-
-    KIND audio takes a folder of sound files and, interrupted, goes on; tfds takes a
-    version of a dataset that TensorFlow Datasets prepared as array_record, or with
-    --corpus the original files.
-    """
-    theirs = _of_another_kind(kind)
-    arguments = {k: v for k, v in arguments.items() if k not in theirs}
-    if kind == "tfds":
-        from data_pipelines.tfds_records import prepare
-    else:
-        from data_pipelines.audio import prepare
-
-        arguments["beam_options"] = _beam_options(beam)
-    src = arguments.pop("src")
-    summary = prepare(src, progress=counter("prepared"), **arguments)
-    shown = {
-        "status": summary.status,
-        "recordings": f"{summary.n_items} of {summary.n_files} files",
-        "hours": f"{summary.hours:.2f}",
-        "intervals": summary.n_events,
-        "dataset": summary.out,
-        **{f"skipped {file}": reason for file, reason in summary.skipped[:20]},
-        **{f"note on {file}": note for file, note in summary.notes[:20]},
-        "next": f"neurofm pretrain wavjepa/tiny --workdir RUN data.path={summary.out}",
-    }
-    return summary.to_json(), table(shown)
 
 
 # ---- training ------------------------------------------------------------------------
@@ -536,6 +463,7 @@ def quickstart_command(
     return result, f"{shown}\n{done.sentence}".lstrip(), code
 
 
-# ---- many machines -------------------------------------------------------------------
+# ---- commands that register themselves -----------------------------------------------
 
-import neurofm.launch.commands  # noqa: E402, F401  registers itself
+import data_pipelines.commands  # noqa: E402, F401
+import neurofm.launch.commands  # noqa: E402, F401

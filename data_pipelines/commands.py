@@ -1,0 +1,201 @@
+"""`neurofm prepare`: recordings of every kind into record shards."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neurofm.cli import LOCAL, command, counter, table
+from neurofm.errors import NeuroFMError
+
+if TYPE_CHECKING:
+    from data_pipelines.meeg.settings import Settings
+    from data_pipelines.summary import Summary
+
+_LABELS = ("labels", "pattern", "subdirs", "workers")
+_MEEG = ("picks", "montage", "electrodes", "unit", "line_freq", "notch", "band")
+_MEEG += ("bads", "frame", "coil_types")
+_ENTITIES = ("subject", "session", "task", "run", "acquisition", "processing")
+_ENTITIES += ("datatype",)
+# Options that only some kinds take.
+TAKES = {
+    "audio": (*_LABELS, "channels", "runner", "beam"),
+    "meeg": (*_LABELS, *_MEEG),
+    "bids": (*_LABELS, *_MEEG, *_ENTITIES),
+    "tfds": ("corpus", "audio", "source_sfreq"),
+}
+_SFREQ = {"audio": 16_000.0, "tfds": 16_000.0, "meeg": 256.0, "bids": 256.0}
+_NEXT = {"audio": "wavjepa/tiny", "meeg": "brainomni/tokenizer"}
+_SHOWN = 20  # sentences of a kind
+
+
+def _of_another_kind(kind: str) -> set[str]:
+    """Options of `prepare` that `kind` does not take; one that is given is refused."""
+    context = click.get_current_context()
+    some = {name for names in TAKES.values() for name in names}
+    theirs = some - set(TAKES[kind])
+    for name in sorted(theirs):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = "--" + name.replace("_", "-")
+            raise NeuroFMError(f"prepare {kind} has no option {option}: leave it out")
+    return theirs
+
+
+def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
+    if wrong := [option for option in given if "=" not in option]:
+        raise NeuroFMError(f"--beam {wrong[0]} is no option: write it as NAME=VALUE")
+    return dict(option.split("=", 1) for option in given)
+
+
+@command("prepare")
+@click.argument("kind", type=click.Choice(list(TAKES)))
+@click.argument("src", type=LOCAL)
+@click.option("--out", type=LOCAL, required=True)
+@click.option("--sfreq", type=float, help="Hz; default 16000 for sound, else 256.")
+@click.option(
+    "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
+)
+@click.option("--labels", type=LOCAL, help="TSV, column `file`.")
+@click.option("--pattern", help="Regular expression with named groups.")
+@click.option("--subdirs", help="Names for the sub-folders, as columns.")
+@click.option("--licence", default="", help="Terms of the recordings.")
+@click.option("--workers", type=int, help="Processes; default as many as help.")
+@click.option(
+    "--runner", type=click.Choice(["direct", "dataflow"]), help="On Apache Beam."
+)
+@click.option("--beam", multiple=True, metavar="NAME=VALUE", help="Option of Beam.")
+@click.option("--corpus", help="tfds: SRC is librispeech, speech_commands or esc50.")
+@click.option("--audio", default="audio", help="tfds: the feature that is the sound.")
+@click.option("--source-sfreq", type=float, help="tfds: its rate, if not told.")
+@click.option("--picks", help="M/EEG: types or names, as MNE takes them: eeg,mag.")
+@click.option("--montage", help="M/EEG: a montage of MNE, or a file of positions.")
+@click.option("--electrodes", type=LOCAL, help="M/EEG: TSV of name, x, y, z, unit.")
+@click.option("--unit", help="M/EEG: what the files' numbers are in: uV or fT,fT/cm.")
+@click.option("--line-freq", type=float, help="M/EEG: of the mains, if not told.")
+@click.option("--notch", help="M/EEG: Hz to take out, 50,60 or none; default the line.")
+@click.option("--band", default="0.1,96", show_default=True, help="M/EEG: LOW,HIGH Hz.")
+@click.option(
+    "--bads",
+    type=click.Choice(["interpolate", "drop", "keep"]),
+    default="interpolate",
+    help="M/EEG: bad channels of EEG.",
+)
+@click.option(
+    "--frame",
+    type=click.Choice(["head", "released"]),
+    default="head",
+    help="M/EEG: of positions; released leaves MEG in the device's.",
+)
+@click.option(
+    "--coil-types",
+    type=click.Choice(["code", "released"]),
+    default="code",
+    help="M/EEG: released goes by the name.",
+)
+@click.option("--subject", help="BIDS: 01,02.")
+@click.option("--session", help="BIDS: values, as for subjects; so all below.")
+@click.option("--task")
+@click.option("--run")
+@click.option("--acquisition")
+@click.option("--processing")
+@click.option("--datatype", help="BIDS: eeg or meg.")
+def prepare_command(kind: str, src: Path, sfreq: float | None, **arguments: Any):
+    """Turn recordings into record shards.
+
+    KIND audio takes a folder of sound files, meeg a folder of EEG and MEG in any format
+    that MNE reads, bids a BIDS tree of these; each goes on if it was interrupted. tfds
+    takes a version of a dataset that TensorFlow Datasets prepared as array_record, or
+    with --corpus the original files.
+    """
+    theirs = _of_another_kind(kind)
+    arguments = {k: v for k, v in arguments.items() if k not in theirs}
+    sfreq = _SFREQ[kind] if sfreq is None else sfreq
+    arguments["progress"] = counter("prepared")
+    if kind == "tfds":
+        from data_pipelines import tfds_records
+
+        summary = tfds_records.prepare(src, sfreq=sfreq, **arguments)
+    elif kind == "audio":
+        from data_pipelines import audio
+
+        arguments["beam_options"] = _beam_options(arguments.pop("beam"))
+        summary = audio.prepare(src, sfreq=sfreq, **arguments)
+    else:
+        summary = _prepare_meeg(kind, src, sfreq, arguments)
+    return summary.to_json(), table(_shown(summary))
+
+
+def _prepare_meeg(
+    kind: str, src: Path, sfreq: float, arguments: dict[str, Any]
+) -> "Summary":
+    settings = _settings(sfreq, {name: arguments.pop(name) for name in _MEEG})
+    if kind == "meeg":
+        from data_pipelines.meeg.prepare import prepare
+
+        return prepare(src, settings=settings, **arguments)
+    from data_pipelines.meeg import bids
+
+    entities = {name: _words(arguments.pop(name)) for name in _ENTITIES}
+    only = {name: values for name, values in entities.items() if values}
+    return bids.prepare(src, settings=settings, only=only, **arguments)
+
+
+def _settings(sfreq: float, given: dict[str, Any]) -> "Settings":
+    from data_pipelines.meeg.settings import Settings
+
+    electrodes, notch = given.pop("electrodes"), given.pop("notch")
+    if electrodes and given["montage"]:
+        raise NeuroFMError("--montage and --electrodes both give positions; leave one")
+    if electrodes:
+        given["montage"] = str(electrodes)
+    if notch is not None:
+        given["notch"] = () if notch == "none" else _numbers("notch", notch)
+    band = _numbers("band", given.pop("band"))
+    if len(band) != 2:
+        raise NeuroFMError(f"--band has {len(band)} number(s); expected LOW,HIGH")
+    lists = {name: _words(given.pop(name)) for name in ("picks", "unit")}
+    return Settings(sfreq=sfreq, band=(band[0], band[1]), **lists, **given)
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in _words(text))
+    except ValueError as error:
+        raise NeuroFMError(
+            f"--{option} {text} is no list of numbers; write it as 50,60"
+        ) from error
+
+
+def _shown(summary: "Summary") -> dict[str, Any]:
+    config = _NEXT[summary.kind]
+    return {
+        "status": summary.status,
+        "recordings": f"{summary.n_items} of {summary.n_files} files",
+        "hours": f"{summary.hours:.2f}",
+        "intervals": summary.n_events,
+        "dataset": summary.out,
+        **_sentences("skipped", summary.skipped),
+        **_sentences("note on", summary.notes),
+        "next": f"neurofm pretrain {config} --workdir RUN data.path={summary.out}",
+    }
+
+
+def _sentences(word: str, notes: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The first sentences, each once: many files of a study share them."""
+    files: dict[str, list[str]] = {}
+    for file, sentence in notes:
+        files.setdefault(sentence, []).append(file)
+    rows = {}
+    for sentence, where in list(files.items())[:_SHOWN]:
+        others = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        name = f"{word} {where[0]}{others}"
+        while name in rows:  # several sentences on one file: a row each
+            name += " "
+        rows[name] = sentence
+    if (hidden := len(files) - _SHOWN) > 0:
+        rows[f"{word} others"] = f"{hidden} more sentences: see --json"
+    return rows

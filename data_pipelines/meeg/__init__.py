@@ -1,0 +1,1 @@
+"""EEG and MEG recordings of any format into record stores."""
