@@ -161,7 +161,7 @@ def prepare(
         return summarise(out, found.n_files, "already prepared", started)
     writer.refuse_occupied(out)
     _begin(partial, info.prepared)
-    sizes = [_stat(found.root / file)[0] for file in found.files]
+    sizes = [n_bytes(found.root / file) for file in found.files]
     jobs = [
         ShardJob(
             number=number,
@@ -201,6 +201,11 @@ def prepare(
     _finish(out, jobs, known, found.unnamed)
     status = "prepared" if len(waiting) == len(jobs) else "resumed"
     return summarise(out, found.n_files, status, started)
+
+
+def n_bytes(path: Path) -> int:
+    """Size of a file, or of all that a folder holds."""
+    return _stat(path)[0]
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -285,8 +290,8 @@ def _estimate(
     for path in paths[:: max(1, len(paths) // 100)]:
         with contextlib.suppress(Unreadable):
             found.append(measure(path))
-            looked_at += _stat(path)[0]
-    share = sum(_stat(path)[0] for path in paths) / looked_at if looked_at else 0.0
+            looked_at += n_bytes(path)
+    share = sum(map(n_bytes, paths)) / looked_at if looked_at else 0.0
     sums = np.sum(found, axis=0) if found else np.zeros(3)
     return Expected(*(share * sums).tolist())
 

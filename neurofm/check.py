@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurofm import check_meeg
 from neurofm.errors import NeuroFMError
 from neurofm.findings import Findings, render
 from neurofm.stores import Place, is_remote, place
@@ -23,7 +24,7 @@ _MOST = 20  # values of a label
 
 
 def check(path: str | os.PathLike[str]) -> Findings:
-    """Look at a sound file, a folder of them, a dataset or a model.
+    """Look at sound, EEG or MEG, a dataset or a model.
 
     Raises:
       NeuroFMError: the path does not exist, or what it holds is damaged.
@@ -41,6 +42,8 @@ def check(path: str | os.PathLike[str]) -> Findings:
     folders = (path.name, path.parent.name)
     if (path / "config.json").is_file() or "checkpoints" in folders:
         return check_model(path)
+    if recordings := check_meeg.named(path):
+        return check_meeg.check_meeg(*recordings, path)
     if path.is_file():
         if path.suffix.lower() in soundfiles.SUFFIXES:
             return check_sound(path.parent, [path.name], {}, path)
@@ -54,7 +57,7 @@ def check(path: str | os.PathLike[str]) -> Findings:
         files, others = soundfiles.find(path)
         if files:
             return check_sound(path, files, others, path)
-    known = "sound files, a dataset, a model or its weights"
+    known = "sound, EEG or MEG, a dataset, a model or its weights"
     return Findings(
         path=str(path),
         kind="unknown",
@@ -181,6 +184,7 @@ def check_dataset(path: Place) -> Findings:
     """Contract, hours, splits, labels and hash of a prepared dataset."""
     import numpy as np
 
+    from data_pipelines.meeg.state import RECORDED
     from data_pipelines.summary import read_notes
     from neurofm.data.layout import MANIFEST
     from neurofm.data.records import open_dataset
@@ -190,14 +194,17 @@ def check_dataset(path: Place) -> Findings:
     hours = items["duration"].to_numpy() / 3600
     splits = np.asarray(items["split"].to_pylist())
     set_by_user = ("subject", "session", "run", "task")
-    names = [name for name in items.column_names if name not in MANIFEST.names]
+    brain = info.kind == "meeg"
+    told = {*MANIFEST.names, *(RECORDED if brain else ())}
+    names = [name for name in items.column_names if name not in told]
     names += [name for name in set_by_user if any(items[name].to_pylist())]
     types = _counts(dataset.events["trial_type"].to_pylist())
     facts = {
         "signal": info.kind,
         "sfreq": info.sfreq,
         "unit": info.unit,
-        "ch_names": list(info.ch_names),
+        **(check_meeg.store_facts(dataset) if brain else {}),
+        **({} if brain else {"ch_names": list(info.ch_names)}),
         "payload": info.payload,
         "licence": info.licence,
         "n_items": info.n_items,
@@ -222,9 +229,10 @@ def check_dataset(path: Place) -> Findings:
     problems += read_notes(path / "notes.tsv")
     problems += _shared_between_splits(items)
     data, run = _quoted(path), _quoted(Path("runs", path.resolve().name))
-    commands = [f"neurofm pretrain wavjepa/tiny --workdir {run} data.path={data}"]
+    config = "brainomni/tokenizer" if brain else "wavjepa/tiny"
+    commands = [f"neurofm pretrain {config} --workdir {run} data.path={data}"]
     targets = ["trial_type"] * bool(len(dataset.events)) + names
-    if targets:
+    if targets and not brain:
         commands.append(
             f"neurofm evaluate {run} --suite probe --data {data} "
             f"--target {targets[0]} --out {run}-scores"

@@ -3,13 +3,11 @@
 Source: the Brain Imaging Data Structure 1.9, EEG, MEG and common principles.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,17 @@ from data_pipelines import labels as labelling
 from data_pipelines import shards
 from data_pipelines.meeg import files, montages, sidecars
 from data_pipelines.meeg.files import Raw
-from data_pipelines.meeg.prepare import contract, kinds, measure
-from data_pipelines.meeg.recording import from_raw
+from data_pipelines.meeg.prepare import (
+    Opened,
+    ReadMeeg,
+    contract,
+    kinds,
+    measure,
+)
 from data_pipelines.meeg.sensors import Given, given_by
 from data_pipelines.meeg.settings import Settings
 from data_pipelines.shards import Progress
 from data_pipelines.summary import Summary
-from neurofm.data.records import Recording
 from neurofm.errors import NeuroFMError
 
 # What a user calls an entity, and BIDS in file names.
@@ -35,44 +37,24 @@ _ELSEWHERE = ("derivatives", "sourcedata", "code", "stimuli")
 _CALIBRATION = re.compile(r"_acq-(crosstalk|calibration)_meg\.")
 
 
-@dataclass(frozen=True)
-class ReadBids:
+class ReadBids(ReadMeeg):
     """Makes an item of a recording and its sidecars; see `shard_job.Reader`."""
 
-    settings: Settings
-    given: Given | None = None
-
-    def __call__(self, root: Path, file: str, notes: list[str]) -> Recording:
+    def open(self, root: Path, file: str, notes: list[str]) -> Opened:
         raw = files.open_raw(root / file, notes)
         about = sidecars.about(root, file)
-        settings = dataclasses.replace(
-            self.settings, line_freq=about.line_freq or self.settings.line_freq
-        )
         if about.line_freq:
             _tell_other_line(raw, about.line_freq, notes)
             raw.info["line_freq"] = about.line_freq
         sidecars.apply_channels(raw, root, file, notes)
         given = self.given or _electrodes(root, file, notes)
         events = sidecars.events(root, file, notes)
-        item = from_raw(raw, settings, given, events)
-        notes += item.notes
         found = sidecars.entities(file)
+        columns = ("subject", "session", "run", "task")
+        meta = {column: found.get(ENTITIES[column], "") for column in columns}
         told = {"reference": about.reference, "device": about.device}
-        return Recording(
-            item=file,
-            samples=item.samples,
-            sensors=item.sensors,
-            meta={
-                "file": file,
-                **item.meta,
-                **{name: text for name, text in told.items() if text},
-                **{
-                    column: found.get(ENTITIES[column], "")
-                    for column in ("subject", "session", "run", "task")
-                },
-            },
-            events=item.events,
-        )
+        meta |= {name: text for name, text in told.items() if text}
+        return Opened(raw, self.settings, given, events, meta)
 
 
 def prepare(
@@ -131,7 +113,7 @@ def find(src: Path, only: Mapping[str, Sequence[str]]) -> shards.Source:
     if not src.is_dir():
         raise NeuroFMError(f"{src} does not exist; give the root of a BIDS tree")
     names, others = files.find(src)
-    names = [name for name in names if _is_recording(name)]
+    names = [name for name in names if is_recording(name)]
     if not names:
         raise NeuroFMError(
             f"there is no EEG or MEG of BIDS in {src} (it holds {kinds(others)}); "
@@ -154,7 +136,8 @@ def find(src: Path, only: Mapping[str, Sequence[str]]) -> shards.Source:
     return shards.source(src, kept)
 
 
-def _is_recording(name: str) -> bool:
+def is_recording(name: str) -> bool:
+    """Whether a path is that of a recording in the raw part of a tree."""
     parts = name.split("/")
     if set(parts) & set(_ELSEWHERE) or _CALIBRATION.search(name):
         return False

@@ -1,14 +1,18 @@
 """EEG and MEG into record stores: `neurofm prepare meeg`."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines import labels as labelling
 from data_pipelines import shards
 from data_pipelines.meeg import files
+from data_pipelines.meeg.events import Event
 from data_pipelines.meeg.recording import from_raw
 from data_pipelines.meeg.sensors import Given, choose, given_by
 from data_pipelines.meeg.settings import Settings
@@ -20,6 +24,24 @@ from neurofm.errors import NeuroFMError
 _PER_CPU_S = 3000  # seconds of one channel at 256 Hz, read, filtered and written
 
 
+class Opened(NamedTuple):
+    """A recording whose samples are not read yet, with what lies beside it.
+
+    Attributes:
+      raw: the recording.
+      settings: what is to be done to it.
+      given: electrodes that go before those in the file.
+      events: in place of those in the file, or None.
+      meta: columns of the manifest.
+    """
+
+    raw: files.Raw
+    settings: Settings
+    given: Given | None
+    events: list[Event] | None = None
+    meta: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class ReadMeeg:
     """Makes an item of a recording; see `shard_job.Reader`."""
@@ -27,15 +49,18 @@ class ReadMeeg:
     settings: Settings
     given: Given | None = None
 
+    def open(self, root: Path, file: str, notes: list[str]) -> Opened:
+        return Opened(files.open_raw(root / file, notes), self.settings, self.given)
+
     def __call__(self, root: Path, file: str, notes: list[str]) -> Recording:
-        raw = files.open_raw(root / file, notes)
-        item = from_raw(raw, self.settings, self.given)
+        raw, settings, given, events, meta = self.open(root, file, notes)
+        item = from_raw(raw, settings, given, events)
         notes += item.notes
         return Recording(
             item=file,
             samples=item.samples,
             sensors=item.sensors,
-            meta={"file": file, **item.meta},
+            meta={"file": file, **item.meta, **meta},
             events=item.events,
         )
 

@@ -8,6 +8,11 @@ from data_pipelines.meeg.files import Raw
 from neurofm.data.sensors import Sensors
 from neurofm.signals.meeg import EEG
 
+# Columns that tell how a recording was made, beside `layout`; all others are labels.
+RECORDED = ("layout", "n_eeg", "n_meg", "source_sfreq", "highpass", "lowpass")
+RECORDED += ("reference", "device", "line_freq", "bads", "rank", "ssp", "sss")
+RECORDED += ("compensation", "chpi", "dev_head_t")
+
 
 def columns(raw: Raw, sensors: Sensors, references: Sequence[str]) -> dict[str, Any]:
     """Columns of the manifest; texts are empty and numbers NaN where nothing is told.
