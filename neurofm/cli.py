@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from neurofm import __version__
 from neurofm.errors import NeuroFMError
+from neurofm.run.stop import Terminated, terminable
 from neurofm.stores import Place, is_remote, place
 
 DONE, USER_ERROR, PREEMPTED, FAULT, INTERRUPTED = 0, 1, 42, 70, 130
@@ -101,14 +102,16 @@ def command(
             for library in ("absl", "jax", "gcsfs"):
                 logging.getLogger(library).setLevel(logging.WARNING)
             try:
-                with result_alone_on_stdout():
+                with (
+                    result_alone_on_stdout() as stdout,
+                    terminable(lambda: end_now(as_json, stdout)),
+                ):
                     result, words, *code = function(**arguments)
             except KeyboardInterrupt:
-                told = "interrupted; the same command goes on from here"
-                if as_json:
-                    click.echo(json.dumps({"error": told}))
-                click.echo(told, err=True)
+                tell("interrupted", as_json)
                 sys.exit(INTERRUPTED)
+            except Terminated:
+                end_now(as_json, 1)
             except Exception as error:
                 if sentence := users_mistake(error):
                     if debug:
@@ -131,14 +134,35 @@ def command(
     return register
 
 
+def tell(what: str, as_json: bool) -> None:
+    """Say that a command was stopped."""
+    words = f"{what}; the same command goes on from here"
+    if as_json:
+        click.echo(json.dumps({"error": words}))
+    click.echo(words, err=True)
+
+
+def end_now(as_json: bool, stdout: int) -> NoReturn:
+    """End for SIGTERM whatever other threads do, telling so on the given stdout."""
+    try:
+        os.dup2(stdout, 1)
+        tell("stopped", as_json)
+        sys.stdout.flush()
+    finally:
+        os._exit(PREEMPTED)
+
+
 @contextmanager
-def result_alone_on_stdout() -> Iterator[None]:
-    """While entered, whatever is written to stdout, by C code too, goes to stderr."""
+def result_alone_on_stdout() -> Iterator[int]:
+    """While entered, whatever is written to stdout, by C code too, goes to stderr.
+
+    Gives the file descriptor of the real one.
+    """
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        yield stdout
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)
@@ -247,10 +271,12 @@ def train_with(
     """Find the other processes, then `run(exp, workdir, show, profile)`."""
     from neurofm.run.stop import stop_signals
 
-    with stop_signals():  # imports, start-up and compilation take a while
+    with stop_signals() as stop:  # imports, start-up and compilation take a while
         from neurofm.parallel import distributed
 
-        distributed.initialise(coordinator, num_processes, process_id, devices)
+        distributed.initialise(
+            coordinator, num_processes, process_id, devices, stop.leave
+        )
         from neurofm import config as configs
         from neurofm.run.metrics import Progress
         from neurofm.run.profile import window

@@ -96,6 +96,8 @@ def pretrain(
         )
         if jax.process_index() == 0:
             report.render([folder.path], folder.path / "report.html")
+    if outcome.status == "done":
+        stop.hand_on()
     return outcome
 
 

@@ -11,13 +11,18 @@ from click.testing import CliRunner
 from etils import epath
 from test_train import (  # noqa: F401
     assert_as_if_in_peace,
+    assert_close_rows,
+    assert_ends_close_to_peace,
     no_report,
     peaceful,
     pretrain_words,
     run,
+    tasks_of_srun,
+    told,
 )
 
 from neurofm import stores
+from neurofm.checkpoint import read_meta
 from neurofm.cli import cli
 from neurofm.config import Data
 from neurofm.data.records import open_dataset
@@ -74,8 +79,49 @@ def test_a_run_killed_in_a_bucket_and_started_again_ends_as_if_in_peace(
     assert "passing over step 6" in log
     assert len(held.text("bucket/a run/pretrained_on.txt").split()) == 9
     assert load("gs://bucket/a run").meta["step"] == 8
-    told = CliRunner().invoke(cli, ["check", "gs://bucket/a run", "--json"])
-    assert json.loads(told.stdout)["step"] == 8, told.output
+    checked = CliRunner().invoke(cli, ["check", "gs://bucket/a run", "--json"])
+    assert json.loads(checked.stdout)["step"] == 8, checked.output
+
+
+@pytest.mark.slow
+def test_two_processes_write_each_object_of_a_checkpoint_once_and_go_on_in_a_bucket(
+    held,
+    peaceful,  # noqa: F811
+    tmp_path,
+):
+    for file in (peaceful.workdir.parent / "records").iterdir():
+        held.put(f"bucket/records/{file.name}", file.read_bytes())
+    held.writes.clear()
+    held.latency_s = 0.003
+    words = ("--workdir", "gs://bucket/a run", "data.path=gs://bucket/records")
+    for code, result, err in tasks_of_srun(
+        2, peaceful, tmp_path, *words, first="row 4"
+    ):
+        assert code == 42, err
+        assert result["message"].startswith("preempted at step 5 of 8, saved")
+
+    def objects(step):
+        return [
+            n for n in held.writes if n.startswith(f"bucket/a run/checkpoints/{step}/")
+        ]
+
+    workdir = place("gs://bucket/a run")
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "5"]
+    for step in (3, 5):
+        assert len(objects(step)) == len(set(objects(step))) > 3
+        assert objects(step)[-1] == f"bucket/a run/checkpoints/{step}/meta.json"
+    assert read_meta(workdir / "checkpoints" / "5")["mesh"]["data"] == 2
+    wanted = [row for row in told(peaceful.workdir) if row["step"] <= 5]
+    assert_close_rows(told(workdir), wanted)
+
+    # As if the last one had not become whole.
+    del held.objects["bucket/a run/checkpoints/5/meta.json"]
+    for code, result, err in tasks_of_srun(2, peaceful, tmp_path, *words):
+        assert (code, result["step"]) == (0, 8), err
+    assert "passing over step 5" in held.text("bucket/a run/log.txt")
+    assert_close_rows(told(workdir), told(peaceful.workdir))
+    assert_ends_close_to_peace(workdir, peaceful)
+    assert load("gs://bucket/a run").meta["step"] == 8
 
 
 def test_a_file_that_grows_is_uploaded_for_a_hundredth_of_the_time(held):
@@ -128,8 +174,8 @@ def test_a_forbidden_bucket_is_one_sentence(held):
 
 def test_what_has_to_be_local_says_so():
     words = ["export", "model", "--out", "gs://bucket/x"]
-    told = CliRunner().invoke(cli, words)
-    assert told.exit_code == 1
-    assert "local disk" in told.output
+    checked = CliRunner().invoke(cli, words)
+    assert checked.exit_code == 1
+    assert "local disk" in checked.output
     words = ["pretrain", "wavjepa/tiny", "--workdir", "memory://x"]
     assert "s3://" in CliRunner().invoke(cli, words).output

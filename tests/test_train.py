@@ -550,11 +550,8 @@ def test_two_processes_train_as_one_stop_together_and_go_on(peaceful, tmp_path):
 
     preempted_at_5()  # a signal to one of them stops both
     workdir = tmp_path / "a run"
-    got, wanted = told(workdir), [r for r in told(peaceful.workdir) if r["step"] <= 5]
-    assert [row["step"] for row in got] == [row["step"] for row in wanted]
-    for row, row_2 in zip(got, wanted, strict=True):
-        for key in {"train/loss", "eval/loss", "optim/lr", "data/hours"} & row.keys():
-            np.testing.assert_allclose(row[key], row_2[key], rtol=1e-5, err_msg=key)
+    got = told(workdir)
+    assert_close_rows(got, [r for r in told(peaceful.workdir) if r["step"] <= 5])
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "5"]
     assert read_meta(workdir / "checkpoints" / "5")["mesh"]["data"] == 2
     assert (
@@ -570,6 +567,13 @@ def test_two_processes_train_as_one_stop_together_and_go_on(peaceful, tmp_path):
 
     assert pretrain(peaceful.exp, workdir).status == "done"
     assert_ends_close_to_peace(workdir, peaceful)
+
+
+def assert_close_rows(rows: list[dict], wanted: list[dict], rtol: float = 1e-5) -> None:
+    assert [row["step"] for row in rows] == [row["step"] for row in wanted]
+    for row, row_2 in zip(rows, wanted, strict=True):
+        for key in {"train/loss", "eval/loss", "optim/lr", "data/hours"} & row.keys():
+            np.testing.assert_allclose(row[key], row_2[key], rtol=rtol, err_msg=key)
 
 
 def assert_ends_close_to_peace(workdir: Path, peaceful: Peaceful) -> None:
@@ -590,8 +594,6 @@ def test_other_processes_and_meshes_go_on_with_the_same_data(
     for code, result, err in tasks_of_srun(n, peaceful, tmp_path, mesh):
         assert (code, result["step"]) == (0, STEPS), err
     workdir = tmp_path / "a run"
-    for row, row_2 in zip(told(workdir), told(peaceful.workdir), strict=True):
-        for key in {"train/loss", "data/hours", "eval/loss"} & row.keys():
-            np.testing.assert_allclose(row[key], row_2[key], rtol=1e-4, err_msg=key)
+    assert_close_rows(told(workdir), told(peaceful.workdir), rtol=1e-4)
     assert_ends_close_to_peace(workdir, peaceful)
     assert pretrain(peaceful.exp, workdir).status == "done"

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -27,6 +28,7 @@ def initialise(
     num_processes: int | None = None,
     process_id: int | None = None,
     devices: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
     """Join the other processes, and simulate `devices` CPU devices in this one.
 
@@ -38,6 +40,8 @@ def initialise(
       num_processes: how many processes there are; 1, given alone, asks no launcher.
       process_id: this one's number, from 0.
       devices: devices to simulate here on the CPU; None takes what the machine has.
+      meanwhile: called again and again while the others are waited for; what it raises
+        ends that.
 
     Raises:
       NeuroFMError: incomplete or impossible arguments, jax already at work, or others
@@ -78,10 +82,15 @@ def initialise(
             log.warning(group.note)
         if group.by == "alone":
             return
-    _join(group, coordinator, process_id)
+    _join(group, coordinator, process_id, meanwhile)
 
 
-def _join(group: Group, coordinator: str | None, process_id: int | None) -> None:
+def _join(
+    group: Group,
+    coordinator: str | None,
+    process_id: int | None,
+    meanwhile: Callable[[], None],
+) -> None:
     global _started_by
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its notifier would take SIGTERM for itself; a run has its own (run/stop.py).
@@ -104,7 +113,10 @@ def _join(group: Group, coordinator: str | None, process_id: int | None) -> None
     # Waiting for others, jax hears no Ctrl-C and in the end aborts; so it waits aside.
     waiting = threading.Thread(target=meet, daemon=True)
     waiting.start()
-    waiting.join(PATIENCE_S)
+    until = time.monotonic() + PATIENCE_S
+    while waiting.is_alive() and time.monotonic() < until:
+        waiting.join(0.1)
+        meanwhile()
     if waiting.is_alive() or faults:
         why = str(faults[0]).partition("\n")[0][:300] if faults else "some never came"
         raise NeuroFMError(

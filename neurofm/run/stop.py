@@ -2,13 +2,18 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
 Name = Literal["SIGTERM", "SIGINT"]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+UNWIND_S = 5.0  # launchers wait 30 s and more between SIGTERM and SIGKILL
+
+
+class Terminated(BaseException):
+    """SIGTERM came where nothing has to be saved; as KeyboardInterrupt for Ctrl-C."""
 
 
 class Stop:
@@ -27,6 +32,16 @@ class Stop:
         if self.name is None and _in_main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._remember)
+
+    def leave(self) -> None:
+        """Raise what ends the program, if a signal came; for where nothing is lost."""
+        if self.name:
+            raise Terminated if self.name == "SIGTERM" else KeyboardInterrupt
+
+    def hand_on(self) -> None:
+        """Give a signal that came too late for a run to whoever listens after it."""
+        if self.name and _entered is None and _in_main_thread():
+            signal.raise_signal(getattr(signal, self.name))
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self.name is None:
@@ -62,3 +77,29 @@ def stop_signals() -> Iterator[Stop]:
             for number, handler in before.items():
                 # None: a handler of C code, which cannot be put back
                 signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def terminable(end: Callable[[], None]) -> Iterator[None]:
+    """While entered, SIGTERM raises `Terminated` in the main thread.
+
+    What is left on the way out may wait for threads, a training among them: where that
+    takes more than `UNWIND_S`, `end` is called, from another thread.
+    """
+    late = threading.Timer(UNWIND_S, end)
+    late.daemon = True
+
+    def raise_it(number: int, _: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        late.start()
+        raise Terminated
+
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, raise_it)
+    try:
+        yield
+    finally:
+        late.cancel()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
