@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from neurofm.contract import BatchSpec
+from neurofm.parallel.mesh import Platform
 
 Tree = dict[str, Any]
 Batch = Mapping[str, Array]
@@ -124,6 +125,18 @@ class Task(Protocol):
         """
         del n_samples
         return self
+
+    def for_platform(self, target: Platform) -> "Task":
+        """This task as it runs on `target`, whatever a platform decides decided."""
+        del target
+        return self
+
+    def savings(self) -> tuple[str, ...]:
+        """Overrides that keep less for the backward pass, mildest first; same losses.
+
+        What a plan tries for a step that does not fit.
+        """
+        return ()
 
     def rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
         """Sharding rules (path regex, logical axes), tried before the shared ones."""

@@ -133,6 +133,26 @@ def test_a_kernel_that_cannot_be_had_is_refused(
         choose(setting, target, dtype, tokens, width)
 
 
+def test_dropped_weights_are_written_out_and_no_kernel_by_name():
+    assert choose("auto", "tpu", BF16, KERNEL_FROM, 64, dropout=True) == "xla"
+    with pytest.raises(
+        NeuroFMError, match=r"drops no attention weights, as task\.drop"
+    ):
+        choose("splash", "tpu", BF16, KERNEL_FROM, 64, dropout=True)
+
+
+def test_a_dropped_key_is_as_a_hidden_one_but_for_the_scale():
+    query, key, value, _ = inputs(2, 7)
+    every = jnp.ones((2, 7), bool)
+    got = attend(query, key, value, every, drop=lambda w: w.at[..., 3].set(0))
+    weights = jax.nn.softmax(
+        jnp.einsum("bqhk,bshk->bhqs", query, key) * 8**-0.5, axis=-1
+    )
+    kept = 1 - weights[..., 3].swapaxes(1, 2)[..., None]
+    wanted = reference(query, key, value, every.at[:, 3].set(False)) * kept
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
+
+
 def test_asking_for_splash_on_cpu_is_an_error_and_not_another_form():
     with pytest.raises(NeuroFMError, match=r"task\.attention=splash cannot be used"):
         attend(*inputs(1, 7), setting="splash")

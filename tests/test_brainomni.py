@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ import pytest
 import quick
 from tiny_meeg import OMNI, TOKENIZER, loud_outside, meeg_batch, sized, wider
 
+from neurofm.config import Experiment, override
 from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_variables
 from neurofm.models.brainomni import BrainOmni
-from neurofm.nn.crisscross import dropout, rotate
+from neurofm.nn.crisscross import CrissCross, dropout, rotate
 from neurofm.step import draw_key, loss_and_grads
 
 BATCH = meeg_batch(OMNI)
@@ -204,6 +206,43 @@ def test_features_have_unit_length_at_every_source_and_layers_are_named():
     valid = -(-np.maximum(BATCH["meeg/length"] - 16, 0) // 12) + 1
     np.testing.assert_array_equal(got["mask"].sum(1), 2 * valid)
     np.testing.assert_allclose(got["times_s"][0, 2], (12 + 4) / 40.0)
+
+
+# ---- what a plan asks ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remat", ["block", "selective"])
+def test_recomputing_changes_no_output_and_no_gradient_of_the_blocks(remat):
+    x = jax.random.normal(jax.random.key(3), (2, 3, 5, 8))
+    visible = jnp.arange(5) < jnp.asarray([[5], [4]])
+    keys = jax.random.key_data(jax.random.split(jax.random.key(1), 2))
+
+    def slopes(remat):
+        stack = CrissCross(2, 4, rate=0.3, rate_mlp=0.3, remat=remat)
+        params = stack.init(jax.random.key(0), x, visible, keys)
+
+        def total(params):
+            return jnp.square(stack.apply(params, x, visible, keys)).sum()
+
+        return quick.jit(jax.value_and_grad(total))(params)
+
+    got, wanted = slopes(remat), slopes("none")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, wanted)
+
+
+def test_a_platform_decides_the_precision_of_both_stages_and_only_where_it_is_auto():
+    on_tpu = OMNI.for_platform("tpu")
+    assert (on_tpu.precision, on_tpu.tokenizer.precision) == ("bfloat16", "bfloat16")
+    given = replace(OMNI, precision="float32").for_platform("tpu")
+    assert (given.precision, given.tokenizer.precision) == ("float32", "bfloat16")
+    assert OMNI.for_platform("cpu").precision == "float32"
+
+
+def test_what_saves_memory_are_settings_of_the_task():
+    for saving in OMNI.savings():
+        exp = override(Experiment(task=OMNI), (saving,))
+        assert exp.task.savings() == ()
+    assert len(OMNI.savings()) == 2
 
 
 # ---- rotary --------------------------------------------------------------------------

@@ -24,13 +24,16 @@ from neurofm.contract import BatchSpec
 from neurofm.errors import NeuroFMError
 from neurofm.models import brainomni_weights
 from neurofm.models.braintokenizer import BrainTokenizer, apply, meeg_spec
+from neurofm.nn.attention import Attention
+from neurofm.nn.blocks import Remat, remat_savings
 from neurofm.nn.crisscross import CrissCross, Rope
 from neurofm.nn.linear import Linear
 from neurofm.nn.norms import l2_normalize
-from neurofm.nn.precision import Precision, compute_dtype
+from neurofm.nn.precision import Precision, compute_dtype, decided
 from neurofm.nn.sensors import dense_init
 from neurofm.objectives import spread
 from neurofm.objectives.masks import span_mask
+from neurofm.parallel.mesh import Platform
 from neurofm.signals import meeg
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
@@ -60,7 +63,8 @@ class BrainOmni(Task):
       rope: `exact`, or `cosine_only` as the published files behave in the official
         code.
       eval_dropout: `off`; as `released` attention drops weights in evaluation too.
-      remat: recompute blocks in the backward pass, for memory.
+      remat, attention: as in `nn.blocks.Transformer`; attention weights are dropped in
+        the written-out form alone.
     """
 
     name: ClassVar[str] = "brainomni"
@@ -83,7 +87,8 @@ class BrainOmni(Task):
     rope: Rope = "exact"
     eval_dropout: Literal["off", "released"] = "off"
     precision: Precision = "auto"
-    remat: bool = False
+    remat: Remat = "none"
+    attention: Attention = "auto"
 
     def __post_init__(self):
         if self.heads % 2 or self.width % (2 * self.heads):
@@ -135,6 +140,7 @@ class BrainOmni(Task):
             self.rope,
             self.dropout,
             self.dropout if train else 0.0,
+            attention=self.attention,
             remat=self.remat,
             dtype=self._dtype,
         )
@@ -346,6 +352,17 @@ class BrainOmni(Task):
         values = {k: x.swapaxes(1, 2).reshape(b, w, -1) for k, x in values.items()}
         times = self.tokenizer.token_times(w, self.overlap)
         return Reading(values, jnp.broadcast_to(times, mask.shape), mask)
+
+    def for_platform(self, target: Platform) -> "BrainOmni":
+        """With the precision of both stages decided."""
+        own = decided(self.precision, target)
+        return replace(
+            self, precision=own, tokenizer=self.tokenizer.for_platform(target)
+        )
+
+    def savings(self) -> tuple[str, ...]:
+        """Of the blocks."""
+        return remat_savings(self.remat)
 
     def rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
         """Blocks by layer; the tokenizer's own for what is frozen."""

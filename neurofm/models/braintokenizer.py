@@ -27,11 +27,12 @@ from neurofm.errors import NeuroFMError
 from neurofm.models import braintokenizer_weights
 from neurofm.nn.linear import Linear
 from neurofm.nn.norms import l2_normalize
-from neurofm.nn.precision import Precision, compute_dtype
+from neurofm.nn.precision import Precision, compute_dtype, decided
 from neurofm.nn.quantizers import Quantized, ResidualQuantizer
 from neurofm.nn.seanet import SEANetDecoder, SEANetEncoder
 from neurofm.nn.sensors import FromSources, SensorEmbedding, ToSources, dense_init
 from neurofm.objectives import spread, waveform
+from neurofm.parallel.mesh import Platform
 from neurofm.parallel.sharding import constrain
 from neurofm.signals import logspec, meeg
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
@@ -602,6 +603,10 @@ class BrainTokenizer(Task):
         mask &= jnp.repeat(self._valid_windows(batch, 0.0), length, axis=1)
         times = jnp.broadcast_to((at + 0.5) / self.sfreq, mask.shape)
         return Reading(values, times.astype(jnp.float32), mask)
+
+    def for_platform(self, target: Platform) -> "BrainTokenizer":
+        """With the precision decided."""
+        return replace(self, precision=decided(self.precision, target))
 
     def rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
         """Convolutions by their outputs; what is small stays whole."""

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from neurofm.contract import BatchSpec, Field
 from neurofm.errors import NeuroFMError
 from neurofm.nn import adapt
+from neurofm.parallel.mesh import Platform
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
 
@@ -198,6 +199,14 @@ class Finetune(Task):
     def shortened(self, n_samples: int) -> "Finetune":
         """The same head on the task for shorter recordings."""
         return replace(self, task=self.task.shortened(n_samples))
+
+    def for_platform(self, target: Platform) -> "Finetune":
+        """On the task as it runs there."""
+        return replace(self, task=self.task.for_platform(target))
+
+    def savings(self) -> tuple[str, ...]:
+        """Those of the task."""
+        return tuple(f"task.{saving}" for saving in self.task.savings())
 
     def rules(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
         """The head whole and low-rank additions too; the task's own for the rest."""

@@ -26,11 +26,11 @@ from neurofm.errors import NeuroFMError
 from neurofm.models import wavjepa_weights
 from neurofm.models.wavjepa_scenes import Scenes
 from neurofm.nn.attention import Attention
-from neurofm.nn.blocks import LayerNorm, Remat, Transformer
+from neurofm.nn.blocks import LayerNorm, Remat, Transformer, remat_savings
 from neurofm.nn.conv import ConvLayer, ConvStem, hop_and_receptive_field, n_frames
 from neurofm.nn.linear import Linear
 from neurofm.nn.positions import sincos_channels
-from neurofm.nn.precision import Precision, compute_dtype
+from neurofm.nn.precision import Precision, compute_dtype, decided
 from neurofm.objectives import spread
 from neurofm.objectives.bucketed import smallest_cap
 from neurofm.objectives.latent import TargetNorm, block_targets, token_errors
@@ -43,6 +43,7 @@ from neurofm.objectives.masks import (
     positions,
     target_cap,
 )
+from neurofm.parallel.mesh import Platform
 from neurofm.signals.audio import normalize_crop
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
@@ -532,6 +533,14 @@ class WavJEPA(Task):
         return jnp.arange(self.tokens) < kept[:, None]
 
     # ---- cost and official weights --------------------------------------------------
+
+    def for_platform(self, target: Platform) -> "WavJEPA":
+        """With the precision decided."""
+        return replace(self, precision=decided(self.precision, target))
+
+    def savings(self) -> tuple[str, ...]:
+        """Of the blocks of all stacks."""
+        return remat_savings(self.remat)
 
     def flops(self, batch_size: int) -> float:
         """Multiply-adds times two of one training step at the mean mask sizes.

@@ -5,6 +5,7 @@ Axes: B batch, S tokens, D width, H heads, K head width.
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 Form = Literal["xla", "splash", "cudnn"]
 Attention = Literal["auto", "xla", "splash", "cudnn"]
 
+Drop = Callable[[Float[Array, "B H S S"]], Float[Array, "B H S S"]]
+
 HIDDEN = -1e30  # finite, so that a row without any visible key stays finite
 
 # From here on `auto` takes a kernel. Compiled for a v5e chip, splash needs 0.54 of the
@@ -33,7 +36,12 @@ KERNEL_FROM = 512
 
 
 def choose(
-    setting: Attention, target: Platform, dtype: jnp.dtype, tokens: int, head_width: int
+    setting: Attention,
+    target: Platform,
+    dtype: jnp.dtype,
+    tokens: int,
+    head_width: int,
+    dropout: bool = False,
 ) -> Form:
     """The form that attention over `tokens` tokens takes; depends on nothing else.
 
@@ -43,9 +51,10 @@ def choose(
     Raises:
       NeuroFMError: a kernel by name that cannot take this.
     """
+    dropped = "it drops no attention weights, as task.dropout asks" if dropout else None
     why_not: dict[Form, str | None] = {
-        "splash": kernels.splash_refuses(target),
-        "cudnn": kernels.cudnn_refuses(target, dtype, tokens, head_width),
+        "splash": dropped or kernels.splash_refuses(target),
+        "cudnn": dropped or kernels.cudnn_refuses(target, dtype, tokens, head_width),
         "xla": None,
     }
     if setting == "auto":
@@ -71,20 +80,22 @@ def attend(
     value: Float[Array, "B S H K"],
     visible: Bool[Array, "B S"] | None,
     setting: Attention = "auto",
+    drop: Drop | None = None,
 ) -> Float[Array, "B S H K"]:
     """Softmax attention over visible keys, in the form that `choose` gives.
 
     All forms agree within rounding where a row has a visible key; one without any is
-    finite. Which one it is stands in the log, once.
+    finite. Which one it is stands in the log, once. `drop` zeroes some of the weights,
+    which kernels do not hold: `auto` then writes them out.
 
     Raises:
       NeuroFMError: see `choose`.
     """
     target, (_, tokens, _, head_width) = platform(), query.shape
-    form = choose(setting, target, query.dtype, tokens, head_width)
+    form = choose(setting, target, query.dtype, tokens, head_width, drop is not None)
     _tell(form, target, str(query.dtype), tokens)
     if form == "xla":
-        return written_out(query, key, value, visible)
+        return written_out(query, key, value, visible, drop)
     if visible is None:
         visible = jnp.ones(query.shape[:2], bool)
     kernel = {"splash": kernels.splash, "cudnn": kernels.cudnn}[form]
@@ -99,6 +110,7 @@ def written_out(
     key: Float[Array, "B S H K"],
     value: Float[Array, "B S H K"],
     visible: Bool[Array, "B S"] | None,
+    drop: Drop | None = None,
 ) -> Float[Array, "B S H K"]:
     """Attention as two products with the softmax between them, in float32.
 
@@ -109,8 +121,10 @@ def written_out(
     scores = scores.astype(jnp.float32)
     if visible is not None:
         scores = jnp.where(visible[:, None, None, :], scores, HIDDEN)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqs,bshk->bqhk", weights, value)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if drop is not None:
+        weights = drop(weights)
+    return jnp.einsum("bhqs,bshk->bqhk", weights.astype(value.dtype), value)
 
 
 class SelfAttention(nn.Module):

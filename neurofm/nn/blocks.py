@@ -21,6 +21,19 @@ Remat = Literal["none", "block", "selective"]
 KEEP_PROJECTIONS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
+def rematerialised(block: Any, remat: Remat) -> Any:
+    """The block class, whose backward pass makes again what `remat` says."""
+    if remat == "none":
+        return block
+    policy = KEEP_PROJECTIONS if remat == "selective" else None
+    return nn.remat(block, prevent_cse=False, policy=policy)
+
+
+def remat_savings(remat: Remat) -> tuple[str, ...]:
+    """Overrides of `task.remat` for a step that recomputes nothing, mildest first."""
+    return () if remat != "none" else ("task.remat=selective", "task.remat=block")
+
+
 class LayerNorm(nn.Module):
     """LayerNorm in float32 with the two-pass variance, cast back to `x.dtype`."""
 
@@ -84,12 +97,8 @@ class Transformer(nn.Module):
     def __call__(
         self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
     ) -> tuple[Float[Array, "B S D"], Float[Array, "L B S D"]]:
-        block: Any = PostNormBlock
-        if self.remat != "none":
-            policy = KEEP_PROJECTIONS if self.remat == "selective" else None
-            block = nn.remat(block, prevent_cse=False, policy=policy)
         stack = nn.scan(
-            block,
+            rematerialised(PostNormBlock, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from neurofm.nn.attention import HIDDEN
+from neurofm.nn.attention import Attention, attend
+from neurofm.nn.blocks import Remat, rematerialised
 from neurofm.nn.linear import Linear
 from neurofm.nn.norms import RMSNorm
 from neurofm.nn.positions import rotary_angles
@@ -63,6 +64,7 @@ class SequenceAttention(nn.Module):
     heads: int
     rope: Rope | None
     rate: float
+    attention: Attention = "auto"
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -73,21 +75,31 @@ class SequenceAttention(nn.Module):
         keys: UInt32[Array, "B 2"] | None,
         site: Int[Array, ""],
     ) -> Float[Array, "B A T E"]:
-        width = x.shape[-1]
+        b, parallel, tokens, width = x.shape
         shape = (3, self.heads, width // self.heads)
         dense = partial(Linear, kernel_init=dense_init, dtype=self.dtype)
         qkv = dense(shape, name="qkv")(x)
         query, key, value = (qkv[..., i, :, :] for i in range(3))
         if self.rope is not None:
             query, key = rotate(query, self.rope), rotate(key, self.rope)
-        query = query * shape[-1] ** -0.5
-        scores = jnp.einsum("baqhk,bathk->bahqt", query, key).astype(jnp.float32)
         if visible is not None:
-            scores = jnp.where(visible[:, None, None, None], scores, HIDDEN)
-        weights = jax.nn.softmax(scores, axis=-1)
-        if keys is not None and self.rate > 0:
-            weights = dropout(weights, keys, self.rate, site)
-        mixed = jnp.einsum("bahqt,bathk->baqhk", weights.astype(self.dtype), value)
+            visible = jnp.repeat(visible, parallel, axis=0)
+
+        def drop(weights: Float[Array, "BA H T T"]) -> Float[Array, "BA H T T"]:
+            assert keys is not None
+            whole = weights.reshape(b, parallel, *weights.shape[1:])
+            return dropout(whole, keys, self.rate, site).reshape(weights.shape)
+
+        flat = b * parallel, tokens, *shape[1:]
+        mixed = attend(
+            query.reshape(flat),
+            key.reshape(flat),
+            value.reshape(flat),
+            visible,
+            self.attention,
+            drop if keys is not None and self.rate > 0 else None,
+        )
+        mixed = mixed.reshape(b, parallel, tokens, *shape[1:])
         return dense((width,), n_in_axes=2, name="out")(mixed)
 
 
@@ -102,6 +114,7 @@ class CrissCrossBlock(nn.Module):
     rope: Rope = "exact"
     rate: float = 0.0
     rate_mlp: float = 0.0
+    attention: Attention = "auto"
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -115,13 +128,14 @@ class CrissCrossBlock(nn.Module):
         width = x.shape[-1]
         x = constrain(x, "batch", None, "token", "embed")
         site = SITES * layer
-        settings = (self.heads // 2,)
-        in_time = SequenceAttention(
-            *settings, self.rope, self.rate, dtype=self.dtype, name="time"
+        half = partial(
+            SequenceAttention,
+            self.heads // 2,
+            rate=self.rate,
+            attention=self.attention,
+            dtype=self.dtype,
         )
-        in_space = SequenceAttention(
-            *settings, None, self.rate, dtype=self.dtype, name="space"
-        )
+        in_time, in_space = half(self.rope, name="time"), half(None, name="space")
         first, second = jnp.split(RMSNorm(name="norm_attn")(x), 2, axis=-1)
         time = in_time(first, visible, keys, site)
         space = in_space(second.swapaxes(1, 2), None, keys, site + 1).swapaxes(1, 2)
@@ -142,7 +156,7 @@ class CrissCross(nn.Module):
     Attributes:
       rate, rate_mlp: dropout of attention weights and of feed-forward outputs, where
         keys are given.
-      remat: recompute blocks in the backward pass, for memory.
+      attention, remat: as in `nn.blocks.Transformer`.
     """
 
     depth: int
@@ -150,7 +164,8 @@ class CrissCross(nn.Module):
     rope: Rope = "exact"
     rate: float = 0.0
     rate_mlp: float = 0.0
-    remat: bool = False
+    attention: Attention = "auto"
+    remat: Remat = "none"
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -160,11 +175,8 @@ class CrissCross(nn.Module):
         visible: Bool[Array, "B W"] | None,
         keys: UInt32[Array, "B 2"] | None,
     ) -> Float[Array, "L B S W D"]:
-        block = CrissCrossBlock
-        if self.remat:
-            block = nn.remat(block, prevent_cse=False)
         stack = nn.scan(
-            block,
+            rematerialised(CrissCrossBlock, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
@@ -174,6 +186,7 @@ class CrissCross(nn.Module):
             self.rope,
             self.rate,
             self.rate_mlp,
+            attention=self.attention,
             dtype=self.dtype,
             name="blocks",
         )

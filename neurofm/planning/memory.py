@@ -144,8 +144,7 @@ def mend(
 def _changes(exp: Experiment, n_devices: int) -> Iterator[tuple[str, ...]]:
     """Settings that save memory, mildest first: the same run, then a smaller batch."""
     remat: list[tuple[str, ...]] = [()]
-    if getattr(exp.task, "remat", None) == "none":
-        remat += [("task.remat=selective",), ("task.remat=block",)]
+    remat += [(saving,) for saving in exp.task.savings()]
     spread: list[tuple[str, ...]] = [()]
     if exp.mesh.fsdp == 1 and n_devices > 1:
         spread.append((f"mesh.fsdp={n_devices}",))

@@ -6,7 +6,7 @@ the analytic operations, the maker's peak and a share of it that is stated.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
@@ -107,9 +107,9 @@ def plan(exp: Experiment, on: str, slices: int = 1, mfu: float = 0.4) -> Plan:
     """
     if not 0 < mfu <= 1:
         raise NeuroFMError(f"--mfu {mfu}: give a share above 0 and up to 1")
-    if getattr(exp.task, "precision", None) == "auto":  # what it is on these chips
-        exp = config.override(exp, ("task.precision=bfloat16",))
     target = gpus(on) or accelerator(on)
+    platform = "gpu" if isinstance(target, Gpus) else "tpu"
+    exp = replace(exp, task=exp.task.for_platform(platform))
     if isinstance(target, Gpus) and slices > 1:
         raise NeuroFMError(
             f"--slices {slices} is for TPUs: give {target.kind}:{target.chips * slices}"
