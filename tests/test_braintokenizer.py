@@ -296,6 +296,20 @@ def test_features_are_the_sums_of_the_codes_read():
     np.testing.assert_array_equal(features["mask"].sum(1), 2 * windows)
 
 
+def test_sources_look_at_the_sensors_that_are_there_and_are_quantised_next():
+    got = read("sources")["values"]
+    weights = got["topography"].reshape(8, 6, 3, 7)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    gone = ~BATCH["meeg/sensor_mask"]
+    assert not weights.swapaxes(1, 3)[gone].any()
+    latents = got["sources"].reshape(8, 6, 3, 8)
+    np.testing.assert_allclose(np.linalg.norm(latents, axis=-1), 1, rtol=1e-4)
+    first = fresh()["buffers"]["codebooks"]["embed"][0]
+    gaps = np.linalg.norm(latents[..., None, :] - first, axis=-1)
+    codes = read("codes")["values"]["codes"].reshape(8, 6, 3, 2)
+    np.testing.assert_array_equal(gaps.argmin(-1), codes[..., 0])
+
+
 def test_a_reconstruction_has_every_sample_of_every_sensor():
     got = read("reconstruction")
     assert got["values"]["reconstruction"].shape == (8, 48, 7)

@@ -22,8 +22,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neurofm.contract import BatchSpec
 from neurofm.errors import NeuroFMError
-from neurofm.models import brainomni_weights
-from neurofm.models.braintokenizer import BrainTokenizer, apply, meeg_spec
+from neurofm.models import brainomni_weights, meeg_batch
+from neurofm.models.braintokenizer import BrainTokenizer, apply
 from neurofm.nn.attention import Attention
 from neurofm.nn.blocks import Remat, remat_savings
 from neurofm.nn.crisscross import CrissCross, Rope
@@ -119,7 +119,7 @@ class BrainOmni(Task):
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """What the tokenizer takes, in longer segments."""
-        return meeg_spec(
+        return meeg_batch.spec(
             self.tokenizer.sfreq,
             self.n_sensors,
             self.segment_samples,
@@ -313,10 +313,10 @@ class BrainOmni(Task):
         """Features of all sources [B, W, S E], the tokenizer's codes, or signals.
 
         `last` is the block before the last, of unit length at every source and time, as
-        released; `layer_01`, ... are blocks as they are. `reconstruction` is the
-        tokenizer's, of windows without overlap.
+        released; `layer_01`, ... are blocks as they are. `reconstruction` and `sources`
+        are the tokenizer's, of windows without overlap.
         """
-        if want == "reconstruction":
+        if want in ("reconstruction", "sources"):
             return self.tokenizer.read(variables["frozen"]["tokenizer"], batch, want)
         keys = None
         if self.eval_dropout == "released":
@@ -352,6 +352,11 @@ class BrainOmni(Task):
         values = {k: x.swapaxes(1, 2).reshape(b, w, -1) for k, x in values.items()}
         times = self.tokenizer.token_times(w, self.overlap)
         return Reading(values, jnp.broadcast_to(times, mask.shape), mask)
+
+    def shortened(self, n_samples: int) -> "BrainOmni":
+        """For segments of `n_samples`, but at least a window."""
+        n = min(max(n_samples, self.tokenizer.window_samples), self.segment_samples)
+        return replace(self, segment_samples=n)
 
     def for_platform(self, target: Platform) -> "BrainOmni":
         """With the precision of both stages decided."""

@@ -22,14 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from neurofm.contract import BatchSpec, Field, InputContract
+from neurofm.contract import BatchSpec
 from neurofm.errors import NeuroFMError
-from neurofm.models import braintokenizer_weights
+from neurofm.models import braintokenizer_weights, meeg_batch
 from neurofm.nn.linear import Linear
 from neurofm.nn.norms import l2_normalize
 from neurofm.nn.precision import Precision, compute_dtype, decided
-from neurofm.nn.quantizers import Quantized, ResidualQuantizer
-from neurofm.nn.seanet import SEANetDecoder, SEANetEncoder
+from neurofm.nn.quantizers import Quantized, ResidualQuantizer, health
+from neurofm.nn.seanet import SEANetDecoder, SEANetEncoder, stack_macs
 from neurofm.nn.sensors import FromSources, SensorEmbedding, ToSources, dense_init
 from neurofm.objectives import spread, waveform
 from neurofm.parallel.mesh import Platform
@@ -43,29 +43,6 @@ KMEANS_ROWS = 64  # recordings of the first batch that start the codebooks
 def apply(module: nn.Module, params: Tree, *args: Any) -> Any:
     """A Linen module as a function of its parameters."""
     return module.apply({"params": params}, *args)
-
-
-def meeg_spec(sfreq: float, c: int, t: int, hop: int, receptive: int) -> BatchSpec:
-    """The batch of EEG and MEG: signals, and what is known of every sensor."""
-    return BatchSpec(
-        fields={
-            "meeg/signal": Field(shape=(c, t), axes=("chan", "sample"), unit="si"),
-            "meeg/pos": Field(shape=(c, 6), axes=("chan", "coord"), unit="m"),
-            "meeg/sensor_type": Field(shape=(c,), axes=("chan",), dtype="int32"),
-            "meeg/sensor_mask": Field(shape=(c,), axes=("chan",), dtype="bool"),
-            "meeg/length": Field(shape=(), axes=(), dtype="int32"),
-        },
-        contract=InputContract(
-            kind="meeg",
-            sfreq=sfreq,
-            unit="si",
-            n_chans=c,
-            window_samples=t,
-            hop_samples=hop,
-            receptive_samples=receptive,
-            normalisation="average reference, one scale a sensor type and segment",
-        ),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +99,7 @@ class BrainTokenizer(Task):
     codebook_decay: float = 0.99
     drop_share: float = 0.25
     noise: float = 0.1
-    normalise: Literal["kept", "all", "none"] = "kept"
+    normalise: meeg_batch.Normalise = "kept"
     remainder: meeg.Remainder = "padded"
     wrapped_phase: bool = False
     phase_weight: float = 0.5
@@ -173,7 +150,7 @@ class BrainTokenizer(Task):
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """Signals in SI units and what is known of their sensors."""
-        return meeg_spec(
+        return meeg_batch.spec(
             self.sfreq,
             self.n_sensors,
             self.segment_samples,
@@ -346,13 +323,7 @@ class BrainTokenizer(Task):
     ) -> Terms:
         rebuilt = self.waveforms(params, tokens).astype(jnp.float32)
         target = waveform.standardized(windows)
-        spectra = waveform.spectrum(rebuilt), waveform.spectrum(target)
-        errors = {
-            "time": waveform.time_error(rebuilt, target),
-            "pcc": waveform.correlation(rebuilt, target),
-            "amplitude": waveform.amplitude_error(*spectra),
-            "phase": waveform.phase_error(*spectra, self.wrapped_phase),
-        }
+        errors = waveform.errors(rebuilt, target, self.wrapped_phase)
         there = counted[..., None] & self._valid_windows(batch, 0.0)[:, None]
         weight = there.sum().astype(jnp.float32)
         return {k: ((e * there).sum(), weight) for k, e in errors.items()}
@@ -395,26 +366,8 @@ class BrainTokenizer(Task):
         return total
 
     def summary(self, sums: Tree) -> dict[str, Array]:
-        """Spread of the latents, and each level's use of its codes.
-
-        `usage` is the share of codes chosen at all, `perplexity` the number of codes
-        that equal use would give the same entropy, `residual` the energy left after the
-        level over that of the latents.
-        """
-        codes = sums["codebooks"]
-        share = codes["count"] / jnp.maximum(codes["count"].sum(-1, keepdims=True), 1)
-        entropy = -(share * jnp.log(jnp.maximum(share, 1e-30))).sum(-1)
-        each = {
-            "usage": (codes["count"] > 0).mean(-1),
-            "perplexity": jnp.exp(entropy),
-            "residual": codes["energy"] / jnp.maximum(codes["energy_in"], 1e-30),
-        }
-        levels = {
-            f"{name}_{q + 1}": values[q]
-            for name, values in each.items()
-            for q in range(self.n_quantizers)
-        }
-        return {**spread.summary(sums["latents"]), **levels}
+        """Spread of the latents, and each level's use of its codes; see `health`."""
+        return {**spread.summary(sums["latents"]), **health(sums["codebooks"])}
 
     def update_buffers(self, buffers: Tree, sums: Tree, step: Array) -> Tree:
         """Move the codebooks towards the vectors that chose them."""
@@ -432,17 +385,8 @@ class BrainTokenizer(Task):
         Args:
           counted: sensors that give the reference and scale; of `kept` only.
         """
-        there, kinds = batch["meeg/sensor_mask"], batch["meeg/sensor_type"]
-        x = jnp.where(there[..., None], batch["meeg/signal"], 0)
-        pos = jnp.where(there[..., None], batch["meeg/pos"], 0)
-        recorded = jnp.arange(x.shape[-1]) < batch["meeg/length"][:, None]
-        x = jnp.where(recorded[:, None], x, 0)
-        if self.normalise != "none":
-            counted = counted if self.normalise == "kept" else there
-            x = meeg.reference_and_scale(x, kinds, counted, recorded)
-            pos = meeg.normalise_positions(pos, kinds, there)
-        length = self.window_samples
-        return meeg.windows(x, length, overlap, self.remainder), pos
+        x, pos = meeg_batch.normalised(batch, counted, self.normalise)
+        return meeg.windows(x, self.window_samples, overlap, self.remainder), pos
 
     def _training_view(
         self, params: Tree, batch: Batch, draws: Tree
@@ -462,7 +406,8 @@ class BrainTokenizer(Task):
         seen = jnp.take_along_axis(windows, shown[..., None, None], axis=1)
         seen = seen + self.noise * draws["noise"]
         places = jnp.take_along_axis(sensors, shown[..., None], axis=1)
-        return self.encode(params, seen, places, real), sensors, windows, pos
+        latents, _ = self.encode(params, seen, places, real)
+        return latents, sensors, windows, pos
 
     def sensors(
         self, params: Tree, pos: Float[Array, "B C 6"], kinds: Int[Array, "B C"]
@@ -476,16 +421,16 @@ class BrainTokenizer(Task):
         windows: Float[Array, "B C N L"],
         sensors: Float[Array, "B C D"],
         shown: Bool[Array, "B C"],
-    ) -> Float[Array, "B S W D"]:
-        """Unit-length latents of the sources, in float32."""
+    ) -> tuple[Float[Array, "B S W D"], Float[Array, "B S W C"]]:
+        """Unit-length latents of the sources, in float32, and where they look."""
         b, c, n, length = windows.shape
         flat = constrain(windows.reshape(b * c * n, length, 1), "batch", None, None)
         tokens = apply(self._modules["encoder"], params["encoder"], flat)
         tokens = constrain(tokens, "batch", "time", "embed")
         tokens = tokens.reshape(b, c, n * self.tokens, self.width)
         module = self._modules["to_sources"]
-        latents = apply(module, params["to_sources"], tokens, sensors, shown)
-        return l2_normalize(latents, 1e-12)
+        latents, weights = apply(module, params["to_sources"], tokens, sensors, shown)
+        return l2_normalize(latents, 1e-12), weights
 
     def _quantize(
         self, variables, latents, valid, train, picks=None, place=None
@@ -532,8 +477,9 @@ class BrainTokenizer(Task):
 
     def _valid_windows(self, batch: Batch, overlap: float) -> Bool[Array, "B N"]:
         """Windows that the recording would have on its own."""
-        n = int(self._n_windows(batch["meeg/signal"].shape[-1], overlap))
-        return jnp.arange(n) < self._n_windows(batch["meeg/length"], overlap)[:, None]
+        return meeg_batch.valid_windows(
+            batch, self.window_samples, overlap, self.remainder
+        )
 
     def _valid_tokens(self, batch: Batch) -> Bool[Array, "B S W"]:
         valid = self._valid_windows(batch, 0.0) & batch["valid"][:, None]
@@ -542,6 +488,16 @@ class BrainTokenizer(Task):
 
     # ---- the trained model ----------------------------------------------------------
 
+    def latents(
+        self, params: Tree, batch: Batch, overlap: float
+    ) -> tuple[Float[Array, "B S W D"], Float[Array, "B S W C"], Bool[Array, "B W"]]:
+        """Latents of all sensors, where they look, and tokens that describe input."""
+        there = batch["meeg/sensor_mask"]
+        windows, pos = self.inputs(batch, there, overlap)
+        sensors = self.sensors(params, pos, batch["meeg/sensor_type"])
+        valid = jnp.repeat(self._valid_windows(batch, overlap), self.tokens, axis=1)
+        return *self.encode(params, windows, sensors, there), valid
+
     def tokenize(
         self, variables: Tree, batch: Batch, overlap: float
     ) -> tuple[Float[Array, "B S W D"], Int[Array, "B S W Q"], Bool[Array, "B W"]]:
@@ -549,11 +505,7 @@ class BrainTokenizer(Task):
 
         All sensors are shown, without noise. Windows overlap by the share `overlap`.
         """
-        params, there = variables["params"], batch["meeg/sensor_mask"]
-        windows, pos = self.inputs(batch, there, overlap)
-        sensors = self.sensors(params, pos, batch["meeg/sensor_type"])
-        latents = self.encode(params, windows, sensors, there)
-        valid = jnp.repeat(self._valid_windows(batch, overlap), self.tokens, axis=1)
+        latents, _, valid = self.latents(variables["params"], batch, overlap)
         every = jnp.ones(latents.shape[:3], bool)
         found = self._quantize(variables, latents, every, False)
         quantized = found.levels.sum(0).reshape(latents.shape)
@@ -567,9 +519,11 @@ class BrainTokenizer(Task):
         return (centre / self.sfreq).astype(np.float32)
 
     def read(self, variables: Tree, batch: Batch, want: Want = "features") -> Reading:
-        """Quantised vectors or codes of all sources, or every sensor's signal.
+        """Quantised vectors, codes or latents of all sources, or sensors' signals.
 
-        `features`: `last` [B, W, S D]. `codes`: `codes` [B, W, S Q]. `reconstruction`:
+        `features`: `last` [B, W, S D]. `codes`: `codes` [B, W, S Q]. `sources`: latents
+        of unit length before they are quantised, `sources` [B, W, S D], and how much
+        each looks at each sensor, `topography` [B, W, S C]. `reconstruction`:
         `reconstruction` and its target `signal` [B, N L, C], whose windows each have
         zero mean and unit deviation; times and mask are those of samples.
         """
@@ -579,11 +533,18 @@ class BrainTokenizer(Task):
                 "waveform, so there is no reconstruction: use one trained with "
                 "task.target=waveform or both"
             )
-        vectors, codes, mask = self.tokenize(variables, batch, 0.0)
-        if want == "reconstruction":
-            return self._reconstruction(variables["params"], batch, vectors)
-        values = {"codes": codes} if want == "codes" else {"last": vectors}
-        b, _, w = codes.shape[:3]
+        if want == "sources":
+            found = self.latents(variables["params"], batch, 0.0)
+            values, mask = (
+                dict(zip(("sources", "topography"), found[:2], strict=True)),
+                found[2],
+            )
+        else:
+            vectors, codes, mask = self.tokenize(variables, batch, 0.0)
+            if want == "reconstruction":
+                return self._reconstruction(variables["params"], batch, vectors)
+            values = {"codes": codes} if want == "codes" else {"last": vectors}
+        b, w = mask.shape
         values = {k: x.swapaxes(1, 2).reshape(b, w, -1) for k, x in values.items()}
         times = jnp.broadcast_to(self.token_times(w, 0.0), mask.shape)
         return Reading(values, times, mask)
@@ -603,6 +564,11 @@ class BrainTokenizer(Task):
         mask &= jnp.repeat(self._valid_windows(batch, 0.0), length, axis=1)
         times = jnp.broadcast_to((at + 0.5) / self.sfreq, mask.shape)
         return Reading(values, times.astype(jnp.float32), mask)
+
+    def shortened(self, n_samples: int) -> "BrainTokenizer":
+        """For segments of `n_samples`, but at least a window."""
+        n = min(max(n_samples, self.window_samples), self.segment_samples)
+        return replace(self, segment_samples=n)
 
     def for_platform(self, target: Platform) -> "BrainTokenizer":
         """With the precision decided."""
@@ -627,17 +593,16 @@ class BrainTokenizer(Task):
 
         Recurrence and convolutions of the sensors; what comes once a source is small.
         """
-        stacks = 1 if self.target == "logspec" else 2  # the decoder mirrors the encoder
-        samples, f, macs = self.window_samples, self.n_filters, 0
-        macs += stacks * samples * f * self.kernel_size
-        for ratio in reversed(self.ratios):
-            residual = 3 * f * f  # k3 to half, k1 back, shortcut
-            samples //= ratio
-            strided = 2 * ratio * f * 2 * f
-            macs += stacks * (ratio * residual + strided) * samples
-            f *= 2
-        ends = f * self.width * (self.kernel_size + self.last_kernel_size)
-        macs += samples * (stacks * (16 * f * f + ends / 2) + 6 * self.width**2)
+        macs = stack_macs(
+            self.window_samples,
+            self.n_filters,
+            self.ratios,
+            self.kernel_size,
+            self.last_kernel_size,
+            self.width,
+        )
+        macs *= 1 if self.target == "logspec" else 2  # the decoder mirrors the encoder
+        macs += self.tokens * 6 * self.width**2
         n = int(self._n_windows(self.segment_samples, 0.0))
         return 3 * 2.0 * macs * n * self.n_sensors * batch_size
 

@@ -306,3 +306,23 @@ def kmeans(
         return jnp.where(bins[:, None] > 0, means, centers), jnp.maximum(bins, 1)
 
     return jax.lax.fori_loop(0, LLOYD_STEPS, step, (start, jnp.zeros(len(start))))
+
+
+def health(sums: Tree) -> dict[str, Array]:
+    """Each level's use of its codes, from the sums of many vectors.
+
+    `usage` is the share of codes chosen at all, `perplexity` the number of codes that
+    equal use would give the same entropy, `residual` the energy left after the level
+    over that of the vectors; each with the level's number, from 1.
+    """
+    count = sums["count"]
+    share = count / jnp.maximum(count.sum(-1, keepdims=True), 1)
+    entropy = -(share * jnp.log(jnp.maximum(share, 1e-30))).sum(-1)
+    each = {
+        "usage": (count > 0).mean(-1),
+        "perplexity": jnp.exp(entropy),
+        "residual": sums["energy"] / jnp.maximum(sums["energy_in"], 1e-30),
+    }
+    return {
+        f"{k}_{q + 1}": x for k, values in each.items() for q, x in enumerate(values)
+    }

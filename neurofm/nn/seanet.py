@@ -159,6 +159,26 @@ class Residual(nn.Module):
         return Conv(width, 1, dtype=self.dtype, name="shortcut")(x) + y
 
 
+def stack_macs(
+    samples: int,
+    f: int,
+    ratios: tuple[int, ...],
+    kernel_size: int,
+    last_kernel_size: int,
+    width: int,
+) -> float:
+    """Multiply-adds of the encoder for `samples`; the decoder has as many."""
+    macs = samples * f * kernel_size
+    for ratio in reversed(ratios):
+        residual = 3 * f * f  # k3 to half, k1 back, shortcut
+        samples //= ratio
+        strided = 2 * ratio * f * 2 * f
+        macs += (ratio * residual + strided) * samples
+        f *= 2
+    ends = f * width * (kernel_size + last_kernel_size) / 2
+    return macs + samples * (16 * f * f + ends)
+
+
 class SEANetEncoder(nn.Module):
     """`[M, L, 1]` to `[M, L / prod(ratios), width]`, by the ratios from last to first.
 

@@ -50,6 +50,7 @@ class ToSources(nn.Module):
     """Attention of learned sources over the sensors, at every token alone.
 
     Queries are the sources themselves, keys see token and sensor, values the token.
+    The weights, which come with the sources, are the mean over heads.
     """
 
     n_sources: int
@@ -62,7 +63,7 @@ class ToSources(nn.Module):
         x: Float[Array, "B C W D"],
         sensors: Float[Array, "B C D"],
         shown: Bool[Array, "B C"],
-    ) -> Float[Array, "B S W D"]:
+    ) -> tuple[Float[Array, "B S W D"], Float[Array, "B S W C"]]:
         width = x.shape[-1]
         heads = (self.heads, width // self.heads)
         init = nn.initializers.normal(1.0)
@@ -76,12 +77,12 @@ class ToSources(nn.Module):
         scores = jnp.einsum("shk,bcwhk->bwhsc", query * heads[1] ** -0.5, key(seen))
         scores = scores.astype(jnp.float32)
         scores = jnp.where(shown[:, None, None, None, :], scores, HIDDEN)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bwhsc,bcwhk->bswhk", weights, value(x))
+        weights = jax.nn.softmax(scores, axis=-1)
+        mixed = jnp.einsum("bwhsc,bcwhk->bswhk", weights.astype(self.dtype), value(x))
         out = Linear(
             (width,), n_in_axes=2, kernel_init=dense_init, dtype=self.dtype, name="out"
         )
-        return out(mixed)
+        return out(mixed), weights.mean(2).swapaxes(1, 2)
 
 
 class FromSources(nn.Module):

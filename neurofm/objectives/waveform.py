@@ -39,6 +39,19 @@ def correlation(
     return covariance / (deviations + 1e-6)
 
 
+def errors(
+    x: Float[Array, "... L"], target: Float[Array, "... L"], wrapped: bool
+) -> dict[str, Float[Array, "..."]]:
+    """All that BrainTokenizer compares, by name; see `phase_error` for `wrapped`."""
+    spectra = spectrum(x), spectrum(target)
+    return {
+        "time": time_error(x, target),
+        "pcc": correlation(x, target),
+        "amplitude": amplitude_error(*spectra),
+        "phase": phase_error(*spectra, wrapped),
+    }
+
+
 def spectrum(x: Float[Array, "... L"]) -> Complex[Array, "... F"]:
     """Orthonormal FFT of the positive frequencies under a periodic Hamming window."""
     n = x.shape[-1]

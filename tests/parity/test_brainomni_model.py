@@ -253,7 +253,7 @@ def test_at_full_size_both_stages_are_the_released_ones(path):
         params = variables["frozen"]["tokenizer"]["params"]
         windows, pos = first.inputs(batch, there, 0.0)
         sensors = first.sensors(params, pos, batch["meeg/sensor_type"])
-        latents = first.encode(params, windows, sensors, there)
+        latents, _ = first.encode(params, windows, sensors, there)
         every = jnp.ones(latents.shape[:3], bool)
         found = first._quantize(own, latents, every, False)
         codes = jnp.asarray(f["indices"]).reshape(-1, first.n_quantizers)

@@ -80,7 +80,7 @@ def test_every_stage_of_inference_is_the_released_one(path):
         params, there = variables["params"], batch["meeg/sensor_mask"]
         windows, pos = task.inputs(batch, there, 0.0)
         sensors = task.sensors(params, pos, batch["meeg/sensor_type"])
-        latents = task.encode(params, windows, sensors, there)
+        latents, _ = task.encode(params, windows, sensors, there)
         every = jnp.ones(latents.shape[:3], bool)
         found = task._quantize(variables, latents, every, False)
         tokens, kept = task._modules["encoder"].apply(

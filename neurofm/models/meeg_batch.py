@@ -1,0 +1,71 @@
+"""What models of EEG and MEG take: the batch, and signals and positions made of it.
+
+Axes: B recordings, C sensors, T samples, N windows, L samples of a window.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from neurofm.contract import BatchSpec, Field, InputContract
+from neurofm.signals import meeg
+from neurofm.task import Batch
+
+Normalise = Literal["kept", "all", "none"]
+
+
+def spec(sfreq: float, c: int, t: int, hop: int, receptive: int) -> BatchSpec:
+    """The batch of EEG and MEG: signals, and what is known of every sensor."""
+    return BatchSpec(
+        fields={
+            "meeg/signal": Field(shape=(c, t), axes=("chan", "sample"), unit="si"),
+            "meeg/pos": Field(shape=(c, 6), axes=("chan", "coord"), unit="m"),
+            "meeg/sensor_type": Field(shape=(c,), axes=("chan",), dtype="int32"),
+            "meeg/sensor_mask": Field(shape=(c,), axes=("chan",), dtype="bool"),
+            "meeg/length": Field(shape=(), axes=(), dtype="int32"),
+        },
+        contract=InputContract(
+            kind="meeg",
+            sfreq=sfreq,
+            unit="si",
+            n_chans=c,
+            window_samples=t,
+            hop_samples=hop,
+            receptive_samples=receptive,
+            normalisation="average reference, one scale a sensor type and segment",
+        ),
+    )
+
+
+def normalised(
+    batch: Batch, counted: Bool[Array, "B C"], how: Normalise
+) -> tuple[Float[Array, "B C T"], Float[Array, "B C 6"]]:
+    """Signals and positions, zeros where there is no sensor or no recording.
+
+    Args:
+      counted: sensors that give the reference and scale of signals.
+      how: `kept`; from `all` sensors instead, as released; or `none` for a batch that
+        comes normalised.
+    """
+    there, kinds = batch["meeg/sensor_mask"], batch["meeg/sensor_type"]
+    x = jnp.where(there[..., None], batch["meeg/signal"], 0)
+    pos = jnp.where(there[..., None], batch["meeg/pos"], 0)
+    recorded = jnp.arange(x.shape[-1]) < batch["meeg/length"][:, None]
+    x = jnp.where(recorded[:, None], x, 0)
+    if how == "none":
+        return x, pos
+    x = meeg.reference_and_scale(
+        x, kinds, counted if how == "kept" else there, recorded
+    )
+    return x, meeg.normalise_positions(pos, kinds, there)
+
+
+def valid_windows(
+    batch: Batch, length: int, overlap: float, remainder: meeg.Remainder
+) -> Bool[Array, "B N"]:
+    """Windows that each recording would have on its own."""
+    samples = batch["meeg/signal"].shape[-1]
+    n = int(meeg.n_windows(samples, length, overlap, remainder))
+    own = meeg.n_windows(batch["meeg/length"], length, overlap, remainder)
+    return jnp.arange(n) < own[:, None]
