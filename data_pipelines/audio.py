@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import in_store, shards, soundfiles
 from data_pipelines import labels as labelling
-from data_pipelines import shards, soundfiles
 from data_pipelines.beam import Runner
 from data_pipelines.shards import Progress
 from data_pipelines.soundfiles import Channels, Unreadable, read
 from data_pipelines.summary import Summary
+from neurofm import stores
 from neurofm.data.records import DatasetInfo, Recording
 from neurofm.data.segments import Payload
 from neurofm.errors import NeuroFMError
@@ -69,8 +70,8 @@ def prepare(
     """Turn all sound files below a folder into a dataset, one item a file.
 
     Args:
-      src: a folder, or one sound file.
-      out: the dataset to make.
+      src: a folder, or one sound file, or the address of either in a store.
+      out: the dataset to make, or its address.
       sfreq: rate in Hz that everything is resampled to.
       channels: `first` channel alone, `mean` of all, or `all` (files with another
         number than the first one are skipped).
@@ -90,7 +91,7 @@ def prepare(
       NeuroFMError: nothing usable is found, labels contradict themselves, the disk is
         too small, or `out` holds something else.
     """
-    src, out = Path(src), Path(out)
+    src, out = stores.address(src), stores.address(out)
     if not 0.001 <= sfreq < math.inf:
         raise NeuroFMError(f"sfreq is {sfreq}; expected a rate in Hz, such as 16000")
     found = _find(src)
@@ -132,27 +133,40 @@ def prepare(
     )
 
 
-def _find(src: Path) -> shards.Source:
+def _find(src: Path | str) -> shards.Source:
+    if isinstance(src, str):
+        if one := stores.about(src):
+            root, _, name = src.rpartition("/")
+            return shards.source(root, [name], {name: one})
+        objects = stores.tree(src)
+        return shards.source(src, _sounds(src, soundfiles.sort_out(objects)), objects)
     if src.is_file():
         return shards.Source(root=src.parent, files=(src.name,))
     if not src.is_dir():
         raise NeuroFMError(f"{src} does not exist; give a folder of sound files")
-    files, others = soundfiles.find(src)
+    return shards.source(src, _sounds(src, soundfiles.find(src)))
+
+
+def _sounds(src: Path | str, found: tuple[list[str], dict[str, int]]) -> list[str]:
+    files, others = found
     if not files:
         kinds = (f"{n} {kind or 'unnamed'}" for kind, n in sorted(others.items()))
         raise NeuroFMError(
             f"there is no sound file in {src} (it holds {', '.join(kinds) or 'nothing'}"
             f"); expected one of {' '.join(sorted(soundfiles.SUFFIXES))}"
         )
-    return shards.source(src, files)
+    return files
 
 
-def _ch_names(root: Path, files: Sequence[str], channels: Channels) -> tuple[str, ...]:
+def _ch_names(
+    root: Path | str, files: Sequence[str], channels: Channels
+) -> tuple[str, ...]:
     if channels in ("first", "mean"):
         return (channels,)
     for file in files:
         try:
-            n_chans = soundfiles.header(root / file).n_chans
+            with in_store.fetched(root, file) as folder:
+                n_chans = soundfiles.header(folder / file).n_chans
         except Unreadable:
             continue
         if n_chans == 2:

@@ -1,9 +1,9 @@
 """Jobs on Apache Beam where one machine is too small: `neurofm prepare --runner`.
 
 Beam runs the very functions that the pool of processes runs, a job an element, so the
-store is the same to the byte. Recordings and shards lie on a disk that every worker has
-at the same path: `direct` uses this machine alone; on Dataflow the workers' container
-holds this package and mounts such a disk (Filestore, or a bucket through gcsfuse).
+dataset is the same to the byte. Recordings and dataset lie in stores, or on a disk that
+every worker has at the same path: `direct` uses this machine alone, on Dataflow the
+workers' container holds this package (and the driver of the store, or such a disk).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neurofm.cli import LOCAL, command, counter, table
+from neurofm.cli import LOCAL, PLACE, command, counter, table
 from neurofm.errors import NeuroFMError
+from neurofm.stores import Place
 
 if TYPE_CHECKING:
     from data_pipelines.meeg.settings import Settings
@@ -22,7 +23,7 @@ TAKES = {
     "audio": (*_LABELS, "channels", "runner", "beam"),
     "meeg": (*_LABELS, *_MEEG),
     "bids": (*_LABELS, *_MEEG, *_ENTITIES),
-    "tfds": ("corpus", "audio", "source_sfreq"),
+    "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
 }
 _SFREQ = {"audio": 16_000.0, "tfds": 16_000.0, "meeg": 256.0, "bids": 256.0}
 _NEXT = {"audio": "wavjepa/tiny", "meeg": "brainomni/tokenizer"}
@@ -49,8 +50,8 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 
 @command("prepare")
 @click.argument("kind", type=click.Choice(list(TAKES)))
-@click.argument("src", type=LOCAL)
-@click.option("--out", type=LOCAL, required=True)
+@click.argument("src", type=PLACE)
+@click.option("--out", type=PLACE, required=True)
 @click.option("--sfreq", type=float, help="Hz; default 16000 for sound, else 256.")
 @click.option(
     "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
@@ -67,6 +68,7 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--corpus", help="tfds: SRC is librispeech, speech_commands or esc50.")
 @click.option("--audio", default="audio", help="tfds: the feature that is the sound.")
 @click.option("--source-sfreq", type=float, help="tfds: its rate, if not told.")
+@click.option("--data-dir", type=LOCAL, help="tfds: where SRC, a name, is prepared.")
 @click.option("--picks", help="M/EEG: types or names, as MNE takes them: eeg,mag.")
 @click.option("--montage", help="M/EEG: a montage of MNE, or a file of positions.")
 @click.option("--electrodes", type=LOCAL, help="M/EEG: TSV of name, x, y, z, unit.")
@@ -99,13 +101,14 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--acquisition")
 @click.option("--processing")
 @click.option("--datatype", help="BIDS: eeg or meg.")
-def prepare_command(kind: str, src: Path, sfreq: float | None, **arguments: Any):
+def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any):
     """Turn recordings into record shards.
 
     KIND audio takes a folder of sound files, meeg a folder of EEG and MEG in any format
-    that MNE reads, bids a BIDS tree of these; each goes on if it was interrupted. tfds
-    takes a version of a dataset that TensorFlow Datasets prepared as array_record, or
-    with --corpus the original files.
+    that MNE reads, bids a BIDS tree of these; each goes on if it was interrupted. For
+    audio SRC and --out may be addresses in a store. tfds takes a dataset that
+    TensorFlow Datasets prepared as array_record, by its folder or its name, or with
+    --corpus the original files.
     """
     theirs = _of_another_kind(kind)
     arguments = {k: v for k, v in arguments.items() if k not in theirs}
@@ -121,6 +124,13 @@ def prepare_command(kind: str, src: Path, sfreq: float | None, **arguments: Any)
         arguments["beam_options"] = _beam_options(arguments.pop("beam"))
         summary = audio.prepare(src, sfreq=sfreq, **arguments)
     else:
+        for place in (src, arguments["out"]):
+            if not isinstance(place, Path):
+                raise NeuroFMError(
+                    f"{place} is in a store, and EEG and MEG are prepared on a disk: "
+                    "copy the recordings here, and the dataset to the store afterwards"
+                )
+        assert isinstance(src, Path)
         summary = _prepare_meeg(kind, src, sfreq, arguments)
     return summary.to_json(), table(_shown(summary))
 

@@ -17,7 +17,7 @@ _MISSING = ("", "n/a")
 Placed = Mapping[str, list[tuple[int, dict[str, str]]]]  # file -> (line, row)
 
 
-def from_table(table: Path, src: Path, files: Iterable[str]) -> Labels:
+def from_table(table: Path, src: Path | str, files: Iterable[str]) -> Labels:
     """Labels from a tab-separated table with a column `file`.
 
     `file` is relative to `src` or to the table. With a column `onset_s` (or BIDS
@@ -95,7 +95,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _resolve(name: str, table: Path, src: Path, known: set[str]) -> str | None:
+def _resolve(name: str, table: Path, src: Path | str, known: set[str]) -> str | None:
     beside = os.path.relpath(os.path.join(table.parent, name), src)
     for path in (posixpath.normpath(name), Path(beside).as_posix()):
         if path in known:

@@ -26,7 +26,7 @@ __all__ += ["with_events"]
 
 
 def gather(
-    src: Path,
+    src: Path | str,
     files: Sequence[str],
     table: str | os.PathLike | None = None,
     pattern: str | None = None,
@@ -35,7 +35,7 @@ def gather(
     """Labels from every source that is given; a column comes from one of them only.
 
     Args:
-      src: the folder that `files` are relative to.
+      src: the folder that `files` are relative to, or its address.
       files: all files there are.
       table: see `from_table`.
       pattern: see `from_pattern`.

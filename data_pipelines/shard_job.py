@@ -25,7 +25,7 @@ class Reader(Protocol):
     out.
     """
 
-    def __call__(self, root: Path, file: str, notes: list[str]) -> Recording: ...
+    def __call__(self, root: Any, file: str, notes: list[str]) -> Recording: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ShardJob:
 
     Attributes:
       number: of the shard, from 0.
-      src: the folder that `files` are relative to.
+      src: the folder that `files` are relative to, or its address.
       files: in the order they are written.
       data: folder of the shards.
       state: folder of what is known about finished shards.
@@ -43,7 +43,7 @@ class ShardJob:
     """
 
     number: int
-    src: Path
+    src: Path | str
     files: tuple[str, ...]
     data: Path
     state: Path

@@ -8,18 +8,22 @@ all are done they lie in `OUT.partial`, from where a restart goes on:
     data/                becomes OUT
     state/00003.json     shard 3 is finished: what was skipped and noted, the events
     state/00003.parquet  its manifest rows
+
+Source and dataset may lie in stores, see `in_store`.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines import in_store
 from data_pipelines import labels as labelling
 from data_pipelines.beam import Runner, run_on_beam
 from data_pipelines.label_columns import Note
@@ -34,6 +39,7 @@ from data_pipelines.pool import n_cores, run_in_processes
 from data_pipelines.shard_job import Reader, ShardJob, write_shard
 from data_pipelines.summary import Summary, summarise, write_notes
 from data_pipelines.unreadable import Unreadable
+from neurofm import stores
 from neurofm.data import writer
 from neurofm.data.records import DatasetInfo, open_dataset
 from neurofm.errors import NeuroFMError
@@ -75,21 +81,33 @@ class Source:
     """Files to prepare.
 
     Attributes:
-      root: the folder they are relative to.
+      root: the folder they are relative to, or its address.
       files: sorted, with forward slashes; a folder may stand for a recording.
       unnamed: those whose names cannot be kept, with the reason.
+      objects: in a store, bytes and version of each file.
     """
 
-    root: Path
+    root: Path | str
     files: tuple[str, ...]
     unnamed: tuple[Note, ...] = ()
+    objects: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    def stat(self, file: str) -> tuple[int, int | str]:
+        """Bytes and time of change, or version, of a file or of a folder's files."""
+        if isinstance(self.root, str):
+            return self.objects[file]
+        return _stat(self.root / file)
 
     @property
     def n_files(self) -> int:
         return len(self.files) + len(self.unnamed)
 
 
-def source(root: Path, files: Sequence[str]) -> Source:
+def source(
+    root: Path | str,
+    files: Sequence[str],
+    objects: Mapping[str, tuple[int, str]] | None = None,
+) -> Source:
     """Files whose names can be kept; NeuroFMError where there are none."""
     good = tuple(file for file in files if not _UNKEEPABLE.search(file))
     bad = tuple(
@@ -99,7 +117,7 @@ def source(root: Path, files: Sequence[str]) -> Source:
     )
     if not good:
         raise NeuroFMError(f"no file in {root} can be used: {bad[0][0]}, {bad[0][1]}")
-    return Source(root=root, files=good, unnamed=bad)
+    return Source(root=root, files=good, unnamed=bad, objects=objects or {})
 
 
 def settings_of(
@@ -122,7 +140,7 @@ def settings_of(
 
 
 def prepare(
-    out: Path,
+    out: Path | str,
     found: Source,
     info: DatasetInfo,
     read: Reader,
@@ -137,7 +155,7 @@ def prepare(
     """Write a dataset, an item a file, or go on with one that was begun.
 
     Args:
-      out: the dataset to make.
+      out: the dataset to make, or its address.
       found: the files.
       info: the contract; `info.prepared` is what `settings_of` gives.
       read: makes an item of a file; sent to workers by pickle.
@@ -153,54 +171,81 @@ def prepare(
         else.
     """
     started, asked_for = time.monotonic(), workers
-    partial = out.with_name(out.name + ".partial")
-    if (out / "dataset.json").is_file():
+    if "dataset.json" in stores.sizes(out):
         _refuse_other(out, open_dataset(out).info.prepared, info.prepared)
-        if (partial / "plan.json").is_file():
-            shutil.rmtree(partial)
+        _forget(out)
         return summarise(out, found.n_files, "already prepared", started)
-    writer.refuse_occupied(out)
-    _begin(partial, info.prepared)
-    sizes = [n_bytes(found.root / file) for file in found.files]
-    jobs = [
-        ShardJob(
-            number=number,
-            src=found.root,
-            files=found.files[group.start : group.stop],
-            data=partial / "data",
-            state=partial / "state",
-            info=info,
-            read=read,
-        )
-        for number, group in enumerate(_groups(sizes))
-    ]
-    waiting = [job for job in jobs if not job.told.is_file()]
-    expected = _estimate(waiting, measure)
-    _refuse_full_disk(out, partial, expected.n_bytes)
-    if workers is None:
-        workers = min(n_cores(), 1 + int(expected.cpu_s / _PROCESS_S))
-    log.info(
-        "about %.2f h of signal to prepare: %.3g GB, %.1f minutes on %d core(s)",
-        expected.seconds / 3600,
-        expected.n_bytes / 1e9,
-        expected.cpu_s / 60 / workers,
-        workers,
-    )
-    n_done = len(found.files) - sum(len(job.files) for job in waiting)
-    seconds = 0.0
-    if runner is not None:
-        run_on_beam(write_shard, waiting, asked_for, runner, beam_options or {})
-        done = ()
+    work: Callable[[ShardJob], float] = write_shard
+    if isinstance(out, str):
+        in_store.refuse_occupied(out)
+        work = functools.partial(in_store.write_shard, out=out)
     else:
-        done = run_in_processes(write_shard, waiting, workers)
-    for job, length in done:
-        n_done += len(job.files)
-        seconds += length
-        if progress:
-            progress(n_done, len(found.files), seconds)
-    _finish(out, jobs, known, found.unnamed)
+        writer.refuse_occupied(out)
+    if isinstance(found.root, str):
+        read = in_store.Fetching(read)
+    with _working_folder(out) as partial:
+        _begin(partial, info.prepared, f"{out}.partial")
+        if isinstance(out, str):
+            in_store.begin(out, partial)
+        jobs = [
+            ShardJob(
+                number=number,
+                src=found.root,
+                files=found.files[group.start : group.stop],
+                data=partial / "data",
+                state=partial / "state",
+                info=info,
+                read=read,
+            )
+            for number, group in enumerate(_groups(found))
+        ]
+        waiting = [job for job in jobs if not job.told.is_file()]
+        expected = _estimate(found, waiting, measure)
+        if isinstance(out, Path):
+            _refuse_full_disk(out, partial, expected.n_bytes)
+        if workers is None:
+            workers = min(n_cores(), 1 + int(expected.cpu_s / _PROCESS_S))
+        log.info(
+            "about %.2f h of signal to prepare: %.3g GB, %.1f minutes on %d core(s)",
+            expected.seconds / 3600,
+            expected.n_bytes / 1e9,
+            expected.cpu_s / 60 / workers,
+            workers,
+        )
+        n_done = len(found.files) - sum(len(job.files) for job in waiting)
+        seconds = 0.0
+        if runner is not None:
+            run_on_beam(work, waiting, asked_for, runner, beam_options or {})
+            done = ()
+        else:
+            done = run_in_processes(work, waiting, workers)
+        for job, length in done:
+            n_done += len(job.files)
+            seconds += length
+            if progress:
+                progress(n_done, len(found.files), seconds)
+        _finish(out, jobs, known, found.unnamed)
     status = "prepared" if len(waiting) == len(jobs) else "resumed"
     return summarise(out, found.n_files, status, started)
+
+
+@contextlib.contextmanager
+def _working_folder(out: Path | str) -> Iterator[Path]:
+    """`OUT.partial`, or a copy of it while one works on a dataset in a store."""
+    if isinstance(out, Path):
+        yield out.with_name(out.name + ".partial")
+        return
+    with tempfile.TemporaryDirectory(prefix="neurofm-") as folder:
+        in_store.pull(out, Path(folder, "partial"))
+        yield Path(folder, "partial")
+
+
+def _forget(out: Path | str) -> None:
+    """Remove what a finished preparation left to go on from."""
+    if isinstance(out, str):
+        in_store.forget(out)
+    elif ((partial := out.with_name(out.name + ".partial")) / "plan.json").is_file():
+        shutil.rmtree(partial)
 
 
 def n_bytes(path: Path) -> int:
@@ -222,11 +267,11 @@ def _fingerprint(found: Source) -> str:
     """A digest of the names, sizes and times of the files."""
     digest = hashlib.sha256()
     for file in found.files:
-        digest.update(json.dumps([file, *_stat(found.root / file)]).encode())
+        digest.update(json.dumps([file, *found.stat(file)]).encode())
     return digest.hexdigest()
 
 
-def _refuse_other(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]):
+def _refuse_other(where: Path | str, before: Mapping[str, Any], now: Mapping[str, Any]):
     # Settings of `before` were read from JSON, which has lists and no tuples.
     now = json.loads(json.dumps(now))
     different = [name for name in now if before.get(name) != now[name]]
@@ -245,8 +290,9 @@ def _refuse_other(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     )
 
 
-def _groups(sizes: Sequence[int]) -> list[range]:
+def _groups(found: Source) -> list[range]:
     """Consecutive files whose sizes in bytes make up a shard."""
+    sizes = [found.stat(file)[0] for file in found.files]
     low, high = _SHARD_BYTES
     limit = min(max(sum(sizes) // 64, low), high)
     groups, start, held = [], 0, 0
@@ -260,12 +306,12 @@ def _groups(sizes: Sequence[int]) -> list[range]:
     return groups
 
 
-def _begin(partial: Path, settings: Mapping[str, Any]) -> None:
+def _begin(partial: Path, settings: Mapping[str, Any], name: str) -> None:
     """Make the working folder, or see that it was begun with the same settings."""
     plan = partial / "plan.json"
     if plan.is_file() and any(partial.glob("state/*.json")):
         binding = {k: v for k, v in settings.items() if k not in _ADDED_LAST}
-        _refuse_other(partial, json.loads(plan.read_text()), binding)
+        _refuse_other(name, json.loads(plan.read_text()), binding)
     elif plan.is_file():
         shutil.rmtree(partial)  # no shard was finished: nothing binds its settings
     elif any(
@@ -273,7 +319,7 @@ def _begin(partial: Path, settings: Mapping[str, Any]) -> None:
         for path in partial.glob("*")
     ):
         raise NeuroFMError(
-            f"{partial}, where the work would be done, holds something else; give "
+            f"{name}, where the work would be done, holds something else; give "
             "another --out, or move that folder"
         )
     for name in ("data", "state"):
@@ -282,17 +328,21 @@ def _begin(partial: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _estimate(
-    jobs: Sequence[ShardJob], measure: Callable[[Path], Expected]
+    found: Source, jobs: Sequence[ShardJob], measure: Callable[[Path], Expected]
 ) -> Expected:
-    """What to expect of all files, from up to about 100 of them."""
-    paths = [job.src / file for job in jobs for file in job.files]
-    found, looked_at = [], 0
-    for path in paths[:: max(1, len(paths) // 100)]:
-        with contextlib.suppress(Unreadable):
-            found.append(measure(path))
-            looked_at += n_bytes(path)
-    share = sum(map(n_bytes, paths)) / looked_at if looked_at else 0.0
-    sums = np.sum(found, axis=0) if found else np.zeros(3)
+    """What to expect of all files, from up to about 100 of them.
+
+    From a store, where a header comes with its file, from four.
+    """
+    files = [file for job in jobs for file in job.files]
+    looks = 4 if isinstance(found.root, str) else 100
+    known, looked_at = [], 0
+    for file in files[:: max(1, len(files) // looks)]:
+        with contextlib.suppress(Unreadable), in_store.fetched(found.root, file) as at:
+            known.append(measure(at / file))
+            looked_at += found.stat(file)[0]
+    share = sum(found.stat(file)[0] for file in files) / looked_at if looked_at else 0.0
+    sums = np.sum(known, axis=0) if known else np.zeros(3)
     return Expected(*(share * sums).tolist())
 
 
@@ -308,13 +358,15 @@ def _refuse_full_disk(out: Path, partial: Path, n_bytes: float) -> None:
 
 
 def _finish(
-    out: Path,
+    out: Path | str,
     jobs: Sequence[ShardJob],
     known: labelling.Labels,
     unnamed: tuple[Note, ...],
 ) -> None:
     """Join the shards' rows, add the labels and give the whole its name."""
     data, info = jobs[0].data, jobs[0].info
+    if isinstance(out, str):
+        in_store.pull(out, data.parent)
     states = [json.loads(job.told.read_text()) for job in jobs]
     skipped = [*unnamed, *(pair for state in states for pair in state["skipped"])]
     notes = [*known.notes, *(pair for state in states for pair in state["notes"])]
@@ -323,6 +375,7 @@ def _finish(
     )
     if not len(manifest):
         shutil.rmtree(data.parent)
+        _forget(out)
         file, reason = skipped[0]
         raise NeuroFMError(
             f"none of the {len(skipped)} files can be used (the first is {file}: "
@@ -333,6 +386,10 @@ def _finish(
     manifest, events, outside = labelling.attach(manifest, known)
     write_notes(data, skipped, [*notes, *outside])
     layouts = [] if info.ch_names else [pq.read_table(job.layouts) for job in jobs]
-    writer.write_tables(data, info, manifest, events, layouts)
-    os.replace(data, out)
-    shutil.rmtree(data.parent)
+    sizes = stores.sizes(out) if isinstance(out, str) else None
+    writer.write_tables(data, info, manifest, events, layouts, sizes)
+    if isinstance(out, str):
+        in_store.publish(data, out)
+    else:
+        os.replace(data, out)
+        shutil.rmtree(data.parent)

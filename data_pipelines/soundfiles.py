@@ -6,8 +6,9 @@ What a file promises and does not hold is noted, what cannot be read at all is
 
 import contextlib
 import os
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -54,24 +55,34 @@ class Sound(NamedTuple):
 
 
 def find(src: Path) -> tuple[list[str], dict[str, int]]:
-    """Sound files below `src` by their suffix, and the suffixes of all other files.
+    """Sound files below `src`, and what else there is; see `sort_out`."""
+    names = []
+    for folder, subfolders, files in os.walk(src):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        names += [Path(folder, name).relative_to(src).as_posix() for name in files]
+    return sort_out(names)
+
+
+def sort_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """Sound files by their suffix, and the suffixes of all other files.
+
+    Args:
+      names: paths relative to a folder, with forward slashes.
 
     Returns:
-      Sorted paths relative to `src`, with forward slashes; and suffix -> count. Names
-      that begin with a dot are left alone.
+      The sounds, sorted; and suffix -> count. Names that begin with a dot, or lie in a
+      folder whose name does, are left alone.
     """
     sounds: list[str] = []
     others: dict[str, int] = {}
-    for folder, subfolders, names in os.walk(src):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if suffix in SUFFIXES:
-                sounds.append(Path(folder, name).relative_to(src).as_posix())
-            else:
-                others[suffix] = others.get(suffix, 0) + 1
+    for name in names:
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        suffix = posixpath.splitext(name)[1].lower()
+        if suffix in SUFFIXES:
+            sounds.append(name)
+        else:
+            others[suffix] = others.get(suffix, 0) + 1
     return sorted(sounds), others
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.label_columns import Note
+from neurofm import stores
 from neurofm.data.records import open_dataset
-from neurofm.stores import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +68,16 @@ def write_notes(
         (folder / name).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def read_notes(path: Place) -> tuple[Note, ...]:
+def read_notes(folder: Path | str, name: str) -> tuple[Note, ...]:
     """Rows of a table of `write_notes`; none where it is absent."""
-    if not path.is_file():
+    if name not in stores.sizes(folder):
         return ()
-    lines = path.read_text(encoding="utf-8").split("\n")[1:-1]
+    text = stores.read_bytes(stores.within(folder, name)).decode()
+    lines = text.split("\n")[1:-1]
     return tuple((a, b) for a, _, b in (line.partition("\t") for line in lines))
 
 
-def summarise(out: Path, n_files: int, status: str, started: float) -> Summary:
+def summarise(out: Path | str, n_files: int, status: str, started: float) -> Summary:
     """Look at a finished dataset; `started` is when work on it began (monotonic)."""
     dataset = open_dataset(out)
     info = dataset.info
@@ -93,6 +94,6 @@ def summarise(out: Path, n_files: int, status: str, started: float) -> Summary:
         n_bytes=sum(info.shards.values()),
         hash=info.hash,
         seconds=time.monotonic() - started,
-        skipped=read_notes(out / "skipped.tsv"),
-        notes=read_notes(out / "notes.tsv"),
+        skipped=read_notes(out, "skipped.tsv"),
+        notes=read_notes(out, "notes.tsv"),
     )

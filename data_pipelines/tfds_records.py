@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.summary import Summary, summarise
+from data_pipelines.tfds_names import folder_of
 from neurofm.data.layout import MEASURED
 from neurofm.data.records import DatasetInfo, Recording, write_dataset
 from neurofm.data.writer import refuse_occupied
 from neurofm.errors import NeuroFMError
 from neurofm.signals.audio import resample_blocks
+from neurofm.stores import is_remote
 
 Progress = Callable[[int, int, float], None]
 
@@ -35,6 +37,7 @@ def prepare(
     corpus: str | None = None,
     audio: str = "audio",
     source_sfreq: float | None = None,
+    data_dir: str | os.PathLike | None = None,
     licence: str = "",
     progress: Progress | None = None,
 ) -> Summary:
@@ -46,12 +49,14 @@ def prepare(
 
     Args:
       src: folder of a prepared version (it holds dataset_info.json), file format
-        array_record; with `corpus`, the unpacked corpus.
+        array_record, or its name, see `tfds_names.folder_of`; with `corpus`, the
+        unpacked corpus.
       out: the dataset to make.
       sfreq: rate in Hz that everything is resampled to.
       corpus: name in `tfds_builders`; it is written to `OUT.tfds` in tfds' form first.
       audio: name of the feature that holds the sound, one channel.
       source_sfreq: its rate in Hz, where neither a feature `sfreq` nor tfds tells it.
+      data_dir: where tfds prepared it, if `src` is a name.
       licence: terms of the recordings.
       progress: called with examples done, examples in all and seconds of sound done.
 
@@ -59,10 +64,18 @@ def prepare(
       NeuroFMError: `src` is no such dataset, or has no such sound.
     """
     started = time.monotonic()
+    for path in (src, out):
+        if is_remote(path):
+            raise NeuroFMError(
+                f"{os.fspath(path)} is in a store, and prepare tfds works on a local "
+                "disk: give a local path, and copy the dataset there or from there"
+            )
     src, out = Path(src), Path(out)
     refuse_occupied(out)
     if corpus is not None:
         src = build(corpus, src, out.with_name(out.name + ".tfds"))
+    elif data_dir is not None or not src.exists():
+        src = folder_of(os.fspath(src), data_dir)
     builder = _builder(src)
     features = builder.info.features
     if audio not in features:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurofm import check_meeg
+from neurofm import check_meeg, stores
 from neurofm.errors import NeuroFMError
 from neurofm.findings import Findings, render
 from neurofm.stores import Place, is_remote, place
@@ -223,10 +223,11 @@ def check_dataset(path: Place) -> Findings:
         "event_types": types["most"],
         "hash": info.hash,
     }
+    folder = stores.address(path)
     problems = [
-        (file, f"skipped: {why}") for file, why in read_notes(path / "skipped.tsv")
+        (file, f"skipped: {why}") for file, why in read_notes(folder, "skipped.tsv")
     ]
-    problems += read_notes(path / "notes.tsv")
+    problems += read_notes(folder, "notes.tsv")
     problems += _shared_between_splits(items)
     data, run = _quoted(path), _quoted(Path("runs", path.resolve().name))
     config = "brainomni/tokenizer" if brain else "wavjepa/tiny"

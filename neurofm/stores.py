@@ -145,6 +145,55 @@ def sizes(folder: Path | str) -> dict[str, int]:
     return {e["name"].split("/")[-1]: e["size"] for e in entries if e["type"] == "file"}
 
 
+def tree(folder: str) -> dict[str, tuple[int, str]]:
+    """Objects below an address, by their name within it: bytes, and the version.
+
+    A version is what the store changes with every write of the object.
+    """
+    fs, root = filesystem(folder)
+    root = root.rstrip("/")
+    entries = patiently(folder, lambda: fs.find(root, detail=True))
+    return {
+        name[len(root) + 1 :]: (entry["size"], _version(entry))
+        for name, entry in entries.items()
+        if name.startswith(root + "/")
+    }
+
+
+def about(path: str) -> tuple[int, str] | None:
+    """Bytes and version of an object, None where there is none."""
+    fs, within = filesystem(path)
+    if not patiently(path, lambda: fs.isfile(within)):
+        return None
+    entry = patiently(path, lambda: fs.info(within))
+    return entry["size"], _version(entry)
+
+
+def _version(entry: dict[str, Any]) -> str:
+    keys = ("generation", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+    return next((f"{entry[key]}" for key in keys if entry.get(key)), "")
+
+
+def fetch(address: str, path: Path) -> None:
+    """Copy an object to a file here; errors as `patiently`."""
+    fs, within = filesystem(address)
+    patiently(address, lambda: fs.get_file(within, os.fspath(path)))
+
+
+def send(path: Path, address: str) -> None:
+    """Copy a file to an object, which appears whole; errors as `patiently`."""
+    fs, within = filesystem(address)
+    patiently(address, lambda: fs.put_file(os.fspath(path), within))
+
+
+def remove(folder: str) -> None:
+    """Delete all objects below an address."""
+    fs, root = filesystem(folder)
+    for name in tree(folder):
+        path = f"{root.rstrip('/')}/{name}"
+        patiently(path, lambda path=path: fs.rm_file(path))
+
+
 @functools.cache
 def parallel() -> ThreadPoolExecutor:
     """The threads in which this process waits for stores."""

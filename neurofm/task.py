@@ -28,9 +28,7 @@ from neurofm.parallel.mesh import Platform
 Tree = dict[str, Any]
 Batch = Mapping[str, Array]
 Terms = dict[str, tuple[Array, Array]]
-Want = Literal[
-    "train", "features", "codes", "sources", "reconstruction", "prediction"
-]
+Want = Literal["train", "features", "codes", "sources", "reconstruction", "prediction"]
 
 
 @dataclass(frozen=True)

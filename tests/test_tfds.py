@@ -1,6 +1,7 @@
 """Corpora in their original layout, through tfds' array_record, into record stores."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from data_pipelines.tfds_names import folder_of
 from data_pipelines.tfds_records import build, prepare
 from neurofm.cli import cli
 from neurofm.data.records import open_dataset
@@ -107,6 +109,53 @@ def test_a_prepared_folder_is_taken_as_it_is_and_resampled(tmp_path):
     assert dataset.items["n_samples"].to_pylist() == [-(-n * 16000 // 44100)] * 2
     with pytest.raises(NeuroFMError, match=r"no feature 'sound'; it has audio, "):
         prepare(folder, tmp_path / "e", audio="sound")
+
+
+def test_a_name_is_found_where_tfds_prepared_it(tmp_path, monkeypatch):
+    esc50(tmp_path / "src")
+    folder = build("esc50", tmp_path / "src", tmp_path / "tfds")
+    name = folder.parent.name
+    older = folder.with_name("0.10.0")
+    shutil.copytree(folder, older)
+    assert folder_of(name, tmp_path / "tfds") == folder
+    assert folder_of(f"{name}:0.10.0", tmp_path / "tfds") == older
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    assert prepare(name, tmp_path / "d", sfreq=44100).n_items == 2
+    words = ["prepare", "tfds", name, "--out", str(tmp_path / "e"), "--json"]
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    missing = CliRunner().invoke(cli, words)
+    assert f"no dataset {name} is prepared in {tmp_path}/tensor" in missing.output
+    (tmp_path / "tfds").rename(tmp_path / "tensorflow_datasets")
+    done = CliRunner().invoke(cli, words)
+    assert json.loads(done.stdout)["n_items"] == 2
+
+
+def test_a_name_that_leads_nowhere_or_two_ways_is_one_sentence(tmp_path):
+    def made(place, form):
+        (tmp_path / place).mkdir(parents=True)
+        info = {} if form is None else {"fileFormat": form}
+        (tmp_path / place / "dataset_info.json").write_text(json.dumps(info))
+
+    made("old/1.0.0", None)
+    made("two/en/2.9.0", "array_record")
+    made("two/en/2.10.0", "array_record")
+    made("two/fr/1.0.0", "array_record")
+    made("two/fr/1.1.0", "tfrecord")
+    assert folder_of("two/en", tmp_path) == tmp_path / "two/en/2.10.0"
+    assert folder_of("two/fr", tmp_path) == tmp_path / "two/fr/1.0.0"
+    for name, words in {
+        "old": r"old is prepared in .* as tfrecord, which only TensorFlow reads: .*"
+        r"`tfds build old --file_format=array_record`",
+        "two": "two has several configurations: give one of two/en, two/fr$",
+        "two/en:1.0.0": "no dataset two/en:1.0.0 is prepared in",
+        "new": r"no dataset new is prepared in .* \(there is old, two\)",
+        "No Name": "No Name is neither a folder nor the name",
+    }.items():
+        with pytest.raises(NeuroFMError, match=words):
+            folder_of(name, tmp_path)
+    with pytest.raises(NeuroFMError, match=r"gs://b/x is in a store, and prepare tfds"):
+        prepare("gs://b/x", tmp_path / "d")
 
 
 def test_tensorflow_is_never_imported(tmp_path):

@@ -87,13 +87,14 @@ def prepare(
     """
     settings = settings or Settings()
     found = find(Path(src), only or {})
-    known = labelling.gather(found.root, found.files, labels, pattern, subdirs)
-    known = sidecars.with_participants(known, found.root, found.files)
+    root = Path(found.root)  # never in a store
+    known = labelling.gather(root, found.files, labels, pattern, subdirs)
+    known = sidecars.with_participants(known, root, found.files)
     chosen = {name: sorted(values) for name, values in (only or {}).items()}
     words = settings.to_json() | {
         "reader": "bids",
         "only": chosen,
-        "sidecars": _fingerprint(found.root),
+        "sidecars": _fingerprint(root),
     }
     prepared = shards.settings_of(found, words, labels, pattern, subdirs, licence)
     return shards.prepare(

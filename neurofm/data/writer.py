@@ -224,6 +224,7 @@ def write_tables(
     manifest: pa.Table,
     events: pa.Table,
     sensors: Iterable[pa.Table] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> DatasetInfo:
     """Write manifest, events and dataset.json beside the shards; see `write_dataset`.
 
@@ -231,6 +232,7 @@ def write_tables(
       manifest: rows of `write_shard`, in store order.
       events: columns of `layout.EVENTS` and others; may be empty.
       sensors: of the shards, where the recordings have sensors of their own.
+      sizes: bytes of the shards, where they lie elsewhere.
     """
     items = manifest.take(np.flatnonzero(manifest["segment"].to_numpy() == 0))
     if len(items) != len(items["item"].unique()):
@@ -252,11 +254,13 @@ def write_tables(
         layouts = [s for t in sensors for s in sensor_tables.from_table(t).values()]
         pq.write_table(sensor_tables.to_table(layouts), folder / "sensors.parquet")
     shards = manifest["shard"].unique().to_pylist()
+    if sizes is None:
+        sizes = {name: (folder / name).stat().st_size for name in shards}
     info = dataclasses.replace(
         info,
         n_items=len(items),
         n_segments=len(manifest),
-        shards={name: (folder / name).stat().st_size for name in shards},
+        shards={name: sizes[name] for name in shards},
         hash=dataset_hash(info, items),
     )
     text = json.dumps(info.to_json(), indent=1)
