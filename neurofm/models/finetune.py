@@ -48,7 +48,7 @@ class Finetune(Task):
     leans_on: ClassVar[tuple[str, ...]] = ("task",)
 
     task: Task
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ("no", "yes")
     layer: str = "last"
     head: Literal["linear", "mlp"] = "linear"
     hidden: int = 0
@@ -64,6 +64,11 @@ class Finetune(Task):
         if not 0 <= self.dropout < 1:
             raise NeuroFMError(
                 f"task.dropout is {self.dropout}: give 0 or more and less than 1"
+            )
+        if len(self.classes) < 2:
+            raise NeuroFMError(
+                f"task.classes is {self.classes}: give two names or more, or leave it "
+                "to the data"
             )
         for name in ("last_layers", "lora_rank"):
             if getattr(self, name) < 1:
