@@ -16,6 +16,7 @@ from data_pipelines import labels as labelling
 from data_pipelines.beam import Runner
 from data_pipelines.shards import Progress
 from data_pipelines.soundfiles import Channels, Unreadable, read
+from data_pipelines.sources import Source, settings_of, source
 from data_pipelines.summary import Summary
 from neurofm import stores
 from neurofm.data.records import DatasetInfo, Recording
@@ -109,7 +110,7 @@ def prepare(
         ch_names=_ch_names(found.root, found.files, channels),
         payload=payload,
         licence=licence,
-        prepared=shards.settings_of(found, settings, labels, pattern, subdirs, licence),
+        prepared=settings_of(found, settings, labels, pattern, subdirs, licence),
     )
     frame_bytes = info.n_chans * np.dtype(payload).itemsize
 
@@ -133,18 +134,19 @@ def prepare(
     )
 
 
-def _find(src: Path | str) -> shards.Source:
+def _find(src: Path | str) -> Source:
     if isinstance(src, str):
         if one := stores.about(src):
             root, _, name = src.rpartition("/")
-            return shards.source(root, [name], {name: one})
+            return source(root, [name], objects={name: one})
         objects = stores.tree(src)
-        return shards.source(src, _sounds(src, soundfiles.sort_out(objects)), objects)
+        files = _sounds(src, soundfiles.sort_out(objects))
+        return source(src, files, objects=objects)
     if src.is_file():
-        return shards.Source(root=src.parent, files=(src.name,))
+        return Source(root=src.parent, files=(src.name,))
     if not src.is_dir():
         raise NeuroFMError(f"{src} does not exist; give a folder of sound files")
-    return shards.source(src, _sounds(src, soundfiles.find(src)))
+    return source(src, _sounds(src, soundfiles.find(src)))
 
 
 def _sounds(src: Path | str, found: tuple[list[str], dict[str, int]]) -> list[str]:

@@ -14,16 +14,13 @@ Source and dataset may lie in stores, see `in_store`.
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +34,7 @@ from data_pipelines.beam import Runner, run_on_beam
 from data_pipelines.label_columns import Note
 from data_pipelines.pool import n_cores, run_in_processes
 from data_pipelines.shard_job import Reader, ShardJob, write_shard
+from data_pipelines.sources import Source
 from data_pipelines.summary import Summary, summarise, write_notes
 from data_pipelines.unreadable import Unreadable
 from neurofm import stores
@@ -52,9 +50,6 @@ _PROCESS_S = 3.0  # to start a worker
 # A shard takes 1/64 of the source, within these bounds in bytes of source files: many
 # enough to share among workers and to restart from, few enough to hold open.
 _SHARD_BYTES = (2**22, 2**30)
-
-# Control characters would break the tables, bytes that are no text have no name.
-_UNKEEPABLE = re.compile(r"[\x00-\x1f\ud800-\udfff]")
 
 # Settings that do not change a shard: labels are added when all are done.
 _ADDED_LAST = ("labels", "pattern", "subdirs", "licence")
@@ -76,69 +71,6 @@ class Expected(NamedTuple):
     cpu_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Files to prepare.
-
-    Attributes:
-      root: the folder they are relative to, or its address.
-      files: sorted, with forward slashes; a folder may stand for a recording.
-      unnamed: those whose names cannot be kept, with the reason.
-      objects: in a store, bytes and version of each file.
-    """
-
-    root: Path | str
-    files: tuple[str, ...]
-    unnamed: tuple[Note, ...] = ()
-    objects: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-
-    def stat(self, file: str) -> tuple[int, int | str]:
-        """Bytes and time of change, or version, of a file or of a folder's files."""
-        if isinstance(self.root, str):
-            return self.objects[file]
-        return _stat(self.root / file)
-
-    @property
-    def n_files(self) -> int:
-        return len(self.files) + len(self.unnamed)
-
-
-def source(
-    root: Path | str,
-    files: Sequence[str],
-    objects: Mapping[str, tuple[int, str]] | None = None,
-) -> Source:
-    """Files whose names can be kept; NeuroFMError where there are none."""
-    good = tuple(file for file in files if not _UNKEEPABLE.search(file))
-    bad = tuple(
-        (ascii(file)[1:-1], "its name holds characters that cannot be kept")
-        for file in files
-        if _UNKEEPABLE.search(file)
-    )
-    if not good:
-        raise NeuroFMError(f"no file in {root} can be used: {bad[0][0]}, {bad[0][1]}")
-    return Source(root=root, files=good, unnamed=bad, objects=objects or {})
-
-
-def settings_of(
-    found: Source,
-    settings: Mapping[str, Any],
-    labels: str | os.PathLike | None,
-    pattern: str | None,
-    subdirs: str | None,
-    licence: str,
-) -> dict[str, Any]:
-    """What a repeated call must share: its settings, files, labels and licence."""
-    return {
-        **settings,
-        "sources": _fingerprint(found),
-        "labels": labels and hashlib.sha256(Path(labels).read_bytes()).hexdigest(),
-        "pattern": pattern,
-        "subdirs": subdirs,
-        "licence": licence,
-    }
-
-
 def prepare(
     out: Path | str,
     found: Source,
@@ -157,7 +89,7 @@ def prepare(
     Args:
       out: the dataset to make, or its address.
       found: the files.
-      info: the contract; `info.prepared` is what `settings_of` gives.
+      info: the contract; `info.prepared` is what `sources.settings_of` gives.
       read: makes an item of a file; sent to workers by pickle.
       measure: what to expect of a file.
       known: labels, and events that come beside the recordings.
@@ -246,29 +178,6 @@ def _forget(out: Path | str) -> None:
         in_store.forget(out)
     elif ((partial := out.with_name(out.name + ".partial")) / "plan.json").is_file():
         shutil.rmtree(partial)
-
-
-def n_bytes(path: Path) -> int:
-    """Size of a file, or of all that a folder holds."""
-    return _stat(path)[0]
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    """Bytes and time of change of a file, or of all that a folder holds."""
-    if not path.is_dir():
-        stat = path.stat()
-        return stat.st_size, stat.st_mtime_ns
-    stats = [file.stat() for file in path.rglob("*") if file.is_file()]
-    newest = max((stat.st_mtime_ns for stat in stats), default=0)
-    return sum(stat.st_size for stat in stats), newest
-
-
-def _fingerprint(found: Source) -> str:
-    """A digest of the names, sizes and times of the files."""
-    digest = hashlib.sha256()
-    for file in found.files:
-        digest.update(json.dumps([file, *found.stat(file)]).encode())
-    return digest.hexdigest()
 
 
 def _refuse_other(where: Path | str, before: Mapping[str, Any], now: Mapping[str, Any]):

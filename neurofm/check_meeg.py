@@ -53,9 +53,11 @@ def check_meeg(
       path: what the user named.
     """
     from data_pipelines.meeg import bids
+    from data_pipelines.meeg.files import require_mne
     from data_pipelines.meeg.prepare import ReadMeeg
     from data_pipelines.meeg.settings import Settings
 
+    require_mne()
     in_tree = [file for file in files if bids.is_recording(file)]
     kind = "bids" if in_tree and path == root else "meeg"
     read = (bids.ReadBids if kind == "bids" else ReadMeeg)(Settings())
@@ -104,7 +106,7 @@ class _Looked:
 
 
 def _look(root: Path, names: Sequence[str], read: "ReadMeeg") -> _Looked:
-    from data_pipelines.shards import n_bytes
+    from data_pipelines.sources import n_bytes
     from data_pipelines.unreadable import Unreadable
 
     out = _Looked()

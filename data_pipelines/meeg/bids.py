@@ -3,8 +3,6 @@
 Source: the Brain Imaging Data Structure 1.9, EEG, MEG and common principles.
 """
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +23,7 @@ from data_pipelines.meeg.prepare import (
 from data_pipelines.meeg.sensors import Given, given_by
 from data_pipelines.meeg.settings import Settings
 from data_pipelines.shards import Progress
+from data_pipelines.sources import Source, settings_of, source
 from data_pipelines.summary import Summary
 from neurofm.errors import NeuroFMError
 
@@ -94,9 +93,8 @@ def prepare(
     words = settings.to_json() | {
         "reader": "bids",
         "only": chosen,
-        "sidecars": _fingerprint(root),
     }
-    prepared = shards.settings_of(found, words, labels, pattern, subdirs, licence)
+    prepared = settings_of(found, words, labels, pattern, subdirs, licence)
     return shards.prepare(
         Path(out),
         found,
@@ -109,8 +107,9 @@ def prepare(
     )
 
 
-def find(src: Path, only: Mapping[str, Sequence[str]]) -> shards.Source:
+def find(src: Path, only: Mapping[str, Sequence[str]]) -> Source:
     """Recordings of a tree in folders `eeg` and `meg` that pass the filter."""
+    files.require_mne()
     if not src.is_dir():
         raise NeuroFMError(f"{src} does not exist; give the root of a BIDS tree")
     names, others = files.find(src)
@@ -134,7 +133,12 @@ def find(src: Path, only: Mapping[str, Sequence[str]]) -> shards.Source:
         }
         told = "; ".join(f"{word}: {', '.join(v)}" for word, v in there.items())
         raise NeuroFMError(f"no recording in {src} passes the filter; there are {told}")
-    return shards.source(src, kept)
+    tables = (p for end in ("tsv", "json") for p in src.rglob(f"*.{end}"))
+    beside = {
+        *files.beside(src, kept),
+        *(p.relative_to(src).as_posix() for p in tables),
+    }
+    return source(src, kept, sorted(beside))
 
 
 def is_recording(name: str) -> bool:
@@ -153,16 +157,6 @@ def _passes(name: str, only: Mapping[str, Sequence[str]]) -> bool:
         if found.get(short, "") not in bare:
             return False
     return True
-
-
-def _fingerprint(root: Path) -> str:
-    """A digest of the names, sizes and times of the tables and JSON files."""
-    digest = hashlib.sha256()
-    for path in sorted(p for end in ("tsv", "json") for p in root.rglob(f"*.{end}")):
-        stat = path.stat()
-        name = path.relative_to(root).as_posix()
-        digest.update(json.dumps([name, stat.st_size, stat.st_mtime_ns]).encode())
-    return digest.hexdigest()
 
 
 def _tell_other_line(raw: Raw, line_freq: float, notes: list[str]) -> None:

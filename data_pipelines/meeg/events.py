@@ -39,7 +39,7 @@ def event(onset: float, duration: float, name: str, **more: str) -> Event:
 
 def is_bad(row: Event) -> bool:
     """Whether an event marks a stretch that training avoids."""
-    return str(row["trial_type"]).startswith("BAD")
+    return str(row["trial_type"]).upper().startswith("BAD")
 
 
 def triggers(raw: Raw, notes: list[str]) -> list[Event]:

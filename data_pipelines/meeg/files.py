@@ -1,15 +1,17 @@
 """Find and open recordings of any format that MNE reads."""
 
+import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.unreadable import Unreadable
+from neurofm.errors import NeuroFMError
 
 # mne.io.BaseRaw; what tools infer of its types from defaults misleads them.
 Raw = Any
@@ -44,6 +46,15 @@ _PART = re.compile(r"^(?P<whole>.+)-(?P<number>[1-9]\d?)\.fif$")
 _SPLIT = re.compile(r"_split-0*(?P<number>\d+)_")
 
 _NOT_NEWS = ("does not conform to MNE naming conventions",)
+
+
+def require_mne() -> None:
+    """Raise NeuroFMError where MNE is not installed."""
+    if importlib.util.find_spec("mne") is None:
+        raise NeuroFMError(
+            "EEG and MEG are read by MNE, which is not installed: pip install "
+            "'neurofm[brain]'"
+        )
 
 
 def suffix(name: str) -> str:
@@ -97,6 +108,26 @@ def _is_first(name: str, together: set[str]) -> bool:
     return True
 
 
+def beside(src: Path, names: Sequence[str]) -> list[str]:
+    """Files that some formats make of a recording beside the one that is named.
+
+    They begin as it does: `x.vhdr` and `x.eeg`, `x_raw.fif` and `x_raw-1.fif`.
+    """
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        stems.setdefault(folder, []).append(file.split(".")[0])
+    known = set(names)
+    out = []
+    for folder, mine in stems.items():
+        for entry in os.scandir(src / folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            begins = entry.name.startswith(tuple(mine))
+            if begins and entry.is_file() and name not in known:
+                out.append(name)
+    return sorted(out)
+
+
 def open_raw(path: Path, notes: list[str]) -> Raw:
     """Open a recording without reading its samples.
 
@@ -143,8 +174,10 @@ def _in_words(note: str, raw: Raw) -> str:
 
 @contextmanager
 def told(notes: list[str]) -> Iterator[None]:
-    """Append what is warned of inside, each sentence once."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Append what is warned of inside, each sentence once; MNE tells nothing else."""
+    import mne
+
+    with warnings.catch_warnings(record=True) as caught, mne.use_log_level("warning"):
         warnings.simplefilter("always")
         yield
     for warning in caught:

@@ -17,6 +17,7 @@ from data_pipelines.meeg.recording import from_raw
 from data_pipelines.meeg.sensors import Given, choose, given_by
 from data_pipelines.meeg.settings import Settings
 from data_pipelines.shards import Progress
+from data_pipelines.sources import Source, settings_of, source
 from data_pipelines.summary import Summary
 from neurofm.data.records import DatasetInfo, Recording
 from neurofm.errors import NeuroFMError
@@ -92,9 +93,7 @@ def prepare(
     settings = settings or Settings()
     found = find(Path(src))
     known = labelling.gather(found.root, found.files, labels, pattern, subdirs)
-    prepared = shards.settings_of(
-        found, settings.to_json(), labels, pattern, subdirs, licence
-    )
+    prepared = settings_of(found, settings.to_json(), labels, pattern, subdirs, licence)
     return shards.prepare(
         Path(out),
         found,
@@ -120,12 +119,13 @@ def contract(settings: Settings, licence: str, prepared: dict) -> DatasetInfo:
     )
 
 
-def find(src: Path) -> shards.Source:
+def find(src: Path) -> Source:
     """The recordings of a folder, or the one that is named."""
+    files.require_mne()
     if src.is_file() or files.suffix(src.name) in files.FOLDERS:
         if not src.exists():
             raise NeuroFMError(f"{src} does not exist; check the spelling")
-        return shards.Source(root=src.parent, files=(src.name,))
+        return source(src.parent, [src.name], files.beside(src.parent, [src.name]))
     if not src.is_dir():
         raise NeuroFMError(f"{src} does not exist; give a folder of recordings")
     names, others = files.find(src)
@@ -135,7 +135,7 @@ def find(src: Path) -> shards.Source:
             f"of {' '.join([*files.FORMATS, *files.FOLDERS])}; a file of any other "
             "format that MNE reads can be named itself"
         )
-    return shards.source(src, names)
+    return source(src, names, files.beside(src, names))
 
 
 def kinds(others: dict[str, int]) -> str:

@@ -74,6 +74,11 @@ def from_raw(
     channels = choose(raw, settings.picks, notes)
     channels, sensors, references = place(raw, channels, given, settings, notes)
     line = raw.info["line_freq"] or settings.line_freq
+    if settings.line_freq and line != settings.line_freq:
+        notes.append(
+            f"the line frequency it tells, {line:g} Hz, goes before the "
+            f"{settings.line_freq:g} Hz of --line-freq; --notch goes before both"
+        )
     notch = _notch(raw, line, settings, notes)
     x, kept, missing = signal.filtered(raw, channels, settings, notch, notes)
     channels = [channels[row] for row in kept]

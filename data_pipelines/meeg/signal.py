@@ -265,7 +265,10 @@ def odd_spectra(x: Float32[np.ndarray, "C N"], settings: Settings) -> list[int]:
 
     if len(x) < 4:
         return []
-    freqs, power = welch(x, settings.sfreq, nperseg=min(512, x.shape[1]), axis=1)
+    size = min(512, x.shape[1])
+    # One by one: the windows of all channels at once would be many times the signal.
+    spectra = [welch(row, settings.sfreq, nperseg=size) for row in x]
+    freqs, power = spectra[0][0], np.array([power for _, power in spectra])
     inside = (freqs >= settings.band[0]) & (freqs <= settings.band[1])
     log = np.log10(np.maximum(power[:, inside], np.finfo(float).tiny))
     gaps = np.linalg.norm(log[:, None] - log[None], axis=-1)

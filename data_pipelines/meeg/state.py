@@ -66,15 +66,15 @@ def _device(raw: Raw) -> str:
 
 
 def _projectors(raw: Raw) -> str:
-    meg = [p for p in raw.info["projs"] if any(n.startswith("M") for n in _rows(p))]
-    if not meg:
-        return ""
-    active = sum(bool(p["active"]) for p in meg)
-    return f"{len(meg)} projectors, {active} applied"
-
-
-def _rows(projector: Any) -> Sequence[str]:
-    return projector["data"]["col_names"]
+    types = dict(zip(raw.ch_names, raw.get_channel_types(), strict=True))
+    found = [
+        projector
+        for projector in raw.info["projs"]
+        if {types.get(name) for name in projector["data"]["col_names"]}
+        & {"mag", "grad"}
+    ]
+    active = sum(bool(p["active"]) for p in found)
+    return f"{len(found)} projectors, {active} applied" if found else ""
 
 
 def _maxwell(raw: Raw) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Float32
 
+from neurofm.data.meeg import BAD
 from neurofm.data.records import Dataset
 from neurofm.data.sensors import Sensors
 from neurofm.errors import NeuroFMError
@@ -126,7 +127,7 @@ class _Layout:
 
 
 def _is_bad(event: Mapping[str, Any]) -> bool:
-    return str(event["trial_type"]).startswith("BAD")
+    return str(event["trial_type"]).upper().startswith(BAD)
 
 
 def _refuse(
