@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -21,6 +21,11 @@ from neurofm import __version__
 from neurofm.errors import NeuroFMError
 from neurofm.run.stop import Terminated, terminable
 from neurofm.stores import Place, is_remote, place
+
+if TYPE_CHECKING:
+    from data_pipelines.meeg.settings import Settings
+    from neurofm.model import Model
+    from neurofm.task import Want
 
 DONE, USER_ERROR, PREEMPTED, FAULT, INTERRUPTED = 0, 1, 42, 70, 130
 EXIT_CODES = {
@@ -365,13 +370,42 @@ def plan_command(
 # ---- using a model -------------------------------------------------------------------
 
 
+def meeg_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How files of EEG and MEG are read; `meeg_settings` takes them."""
+    for option in (
+        click.option("--line-freq", type=float, help="M/EEG: of the mains, in Hz."),
+        click.option("--unit", help="M/EEG: what numbers are in: uV or fT,fT/cm."),
+        click.option("--montage", help="M/EEG: a montage of MNE, or a file."),
+    ):
+        function = option(function)
+    return function
+
+
+def meeg_settings(model: "Model", **given: Any) -> "Settings | None":
+    """Settings for files of EEG and MEG at the model's rate, where any are given."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return None
+    from neurofm.embedding.meeg import settings_for
+
+    if "unit" in given:
+        given["unit"] = tuple(given["unit"].split(","))
+    return settings_for(model.contract, **given)
+
+
 @command("embed")
 @model_argument
 @click.argument("inputs", nargs=-1, required=True, type=PLACE)
 @click.option("--out", type=LOCAL, required=True)
 @click.option("--layers", default="last", show_default=True, help="6,12 or all.")
 @click.option("--pool", type=click.Choice(["mean", "none"]), default="none")
+@click.option("--codes", "want", flag_value="codes", help="A tokenizer's codes.")
+@click.option("--sources", "want", flag_value="sources", help="And where they look.")
 @click.option("--events", is_flag=True, help="One row an interval event.")
+@click.option(
+    "--around", type=float, nargs=2, help="Seconds, TMIN TMAX: cut out each event."
+)
+@meeg_options
 @click.option(
     "--format", type=click.Choice(["safetensors", "npz", "hdf5"]), default="safetensors"
 )
@@ -380,15 +414,27 @@ def plan_command(
 @click.option("--times", type=click.Choice(["centers", "released"]), default="centers")
 @click.option("--batch-size", type=int, default=16, show_default=True)
 def embed_command(
-    model: Place, inputs: tuple[Place, ...], layers: str, **arguments: Any
+    model: Place,
+    inputs: tuple[Place, ...],
+    layers: str,
+    want: "Want | None",
+    **arguments: Any,
 ):
     """Embed files, folders or datasets; interrupted, it goes on."""
     from neurofm.embed import embed
     from neurofm.model import load
 
     names = layers if layers == "all" else layers.split(",")
+    meeg = {name: arguments.pop(name) for name in ("montage", "unit", "line_freq")}
+    loaded = load(model)
     result = embed(
-        load(model), inputs, layers=names, progress=counter("embedded"), **arguments
+        loaded,
+        inputs,
+        want=want or "features",
+        layers=names,
+        settings=meeg_settings(loaded, **meeg),
+        progress=counter("embedded"),
+        **arguments,
     )
     return result, table({k: v for k, v in result.items() if v not in ([], {})})
 

@@ -1,6 +1,7 @@
 """`neurofm embed`: recordings to a folder of embeddings; interrupted, it goes on."""
 
 import hashlib
+import itertools
 import logging
 import os
 import time
@@ -9,18 +10,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from neurofm import config
 from neurofm.data import embeddings
-from neurofm.embedding import encode, inputs, recordings
+from neurofm.data.sensors import Sensors
+from neurofm.embedding import encode, recordings
+from neurofm.embedding.difference import Difference, announce
 from neurofm.embedding.encode import Reading
+from neurofm.embedding.recorded import Recorded
 from neurofm.embedding.recordings import Source
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
+from neurofm.task import Want
 from neurofm.weights import leaves
+
+if TYPE_CHECKING:
+    from data_pipelines.meeg.settings import Settings
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -33,10 +41,13 @@ def embed(
     given: Sequence[str | os.PathLike],
     out: str | os.PathLike,
     *,
+    want: Want = "features",
     layers: encode.Layers = ("last",),
     pool: str = "none",
     format: str = "safetensors",
     events: bool = False,
+    around: tuple[float, float] | None = None,
+    settings: "Settings | None" = None,
     window_s: float | None = None,
     overlap_s: float = 0.0,
     times: str = "centers",
@@ -49,11 +60,16 @@ def embed(
     same answer. Recordings that cannot be embedded are skipped and listed.
 
     Args:
-      given: sound files, folders of them, or prepared datasets.
+      given: files, folders of them, or prepared datasets.
       events: embed whole recordings and give one row an event of the dataset: the mean
         over tokens whose centre lies in [onset, onset + duration), the nearest token
         where there is none.
-      layers, pool, window_s, overlap_s, times, batch_size: see `Model.embed`.
+      around: seconds (tmin, tmax): for `events`, cut [onset + tmin, onset + tmax) out
+        of the recording and embed each piece alone, with times from the onset. Events
+        that are not wholly inside the recording are skipped.
+      settings: how files of EEG and MEG are read; default as `neurofm prepare meeg`
+        does, at the model's rate.
+      want, layers, pool, window_s, overlap_s, times, batch_size: see `Model.embed`.
       progress: called with recordings done and in all.
 
     Returns:
@@ -67,48 +83,62 @@ def embed(
         raise NeuroFMError(
             f"format {format!r} is unknown: use one of {', '.join(embeddings.SUFFIXES)}"
         )
+    if want == "codes" and events and around is None:
+        raise NeuroFMError(
+            "codes have no mean over an event: give the seconds around it that are to "
+            "be read"
+        )
     if events and times != "centers":
         raise NeuroFMError("events are found by token centres: leave times as it is")
-    found = recordings.find(given, model.contract)
+    if around is not None and not (events and around[0] < around[1]):
+        raise NeuroFMError(
+            f"seconds around events, {around}, were given: give them with events, the "
+            "first less than the second"
+        )
+    found = recordings.find(given, model.contract, settings)
     if events and not (found := [r for r in found if r.n_events]):
         raise NeuroFMError(
             "there are no interval events in these inputs: give a dataset prepared "
             "with interval labels, or leave --events out"
         )
-    names = encode.layer_names(model, layers)
+    names = encode.layer_names(model, layers, want)
     placing = {"window_s": window_s, "overlap_s": overlap_s, "times": times}
     request = {
         "params_sha256": leaves.params_sha256(model.variables["params"]),
         "task": config.to_json(model.task),
         "inputs": _digest(found),
         **{"layers": list(names), "pool": pool, "format": format, "events": events},
+        **({} if want == "features" else {"want": want}),
+        **({} if around is None else {"around": list(around)}),
         **placing,
     }
     if (finished := _finished(Path(out), request)) is not None:
         return finished
     work = _Work(model, found, progress)
+    whole = events and around is None
     readings = encode.embed_waves(
         model,
-        work.sounds(),
+        work.pieces(around),
+        want=want,
         layers=names,
-        pool="none" if events else pool,
+        pool="none" if whole else pool,
         batch_size=batch_size,
         **placing,
     )  # an impossible request is refused before anything is written
     writer = embeddings.Writer(out, request)
     work.leave_out(writer.done)
     started, seconds = time.monotonic(), 0.0
-    for (recording, duration), reading in readings:
-        if not len(reading.times_s):
-            work.skip(recording, "shorter than one token of the model")
-            continue
-        if events:
-            rows = list(_events(recording, reading))
-        else:
-            columns = recording.columns()
-            rows = [(recording.item, reading.values, reading.times_s, columns)]
-        writer.add(recording.item, rows, duration)
-        seconds += duration
+    for item, group in itertools.groupby(readings, lambda one: one[0].recording.item):
+        rows, duration = [], 0.0
+        for piece, reading in group:
+            duration += piece.duration
+            if len(reading.times_s):
+                rows += _rows(piece, reading, whole, want == "sources")
+            else:
+                work.skip(piece.recording, "shorter than one token of the model")
+        if rows:
+            writer.add(item, rows, duration)
+            seconds += duration
     if not writer.rows:
         writer.give_up()
         first = work.skipped[0]
@@ -121,11 +151,20 @@ def embed(
         "dim": writer.rows[0]["dim"],
         "hours_per_s": seconds / 3600 / max(time.monotonic() - started, 1e-9),
         "skipped": work.skipped,
-        "converted": inputs.announce(work.converted),
+        "converted": announce(work.converted),
     }
     about = {"contract": asdict(model.contract), "model": model.meta}
     writer.finish({**about, **result}, work.skipped)
     return {**result, "out": str(out)}
+
+
+class _Piece(NamedTuple):
+    """A recording, or what lies around one of its events."""
+
+    recording: Source
+    event: int | None
+    duration: float
+    sensors: Sensors | None
 
 
 class _Work:
@@ -140,7 +179,7 @@ class _Work:
         self.model, self.progress, self.n_found = model, progress, len(found)
         self.todo = found
         self.skipped: list[dict[str, str]] = []
-        self.converted: list[tuple[str, list[inputs.Difference]]] = []
+        self.converted: list[tuple[str, list[Difference]]] = []
 
     def leave_out(self, done: set[str]) -> None:
         """Do not read again what was embedded before."""
@@ -152,24 +191,49 @@ class _Work:
         _log.warning("skipped %s: %s", recording.file, reason)
         self.skipped.append({"file": recording.file, "reason": reason})
 
-    def sounds(self) -> Iterator[tuple[tuple[Source, float], encode.Wave]]:
-        """((recording, duration in seconds), sound), read ahead by a few threads."""
+    def pieces(
+        self, around: tuple[float, float] | None
+    ) -> Iterator[tuple[_Piece, Recorded]]:
+        """Recordings, or what lies around their events, read ahead by a few threads."""
         before = self.n_found - len(self.todo)
         with ThreadPoolExecutor(READERS) as pool:
             for n, (recording, read) in enumerate(_ahead(pool, self._read, self.todo)):
                 try:
-                    wave, found = read()
+                    whole, found = read()
                 except NeuroFMError as error:
                     self.skip(recording, getattr(error, "reason", str(error)))
                 else:
                     self.converted.append((recording.file, found))
-                    duration = wave.shape[-1] / self.model.contract.sfreq
-                    yield (recording, duration), wave
+                    if around is None:
+                        yield self._piece(recording, None, whole), whole
+                    else:
+                        yield from self._around(recording, whole, *around)
                 if self.progress is not None:
                     self.progress(before + n + 1, self.n_found)
 
-    def _read(self, recording: Source) -> tuple[encode.Wave, list[inputs.Difference]]:
-        return inputs.conform(self.model.contract, *recording.read())
+    def _read(self, recording: Source) -> tuple[Recorded, list[Difference]]:
+        return recording.take(self.model.contract)
+
+    def _piece(self, recording: Source, event: int | None, one: Recorded) -> _Piece:
+        duration = one.samples.shape[-1] / self.model.contract.sfreq
+        return _Piece(recording, event, duration, one.sensors)
+
+    def _around(
+        self, recording: Source, whole: Recorded, tmin: float, tmax: float
+    ) -> Iterator[tuple[_Piece, Recorded]]:
+        """A piece an event, which begins on the sample nearest to onset + tmin."""
+        sfreq = self.model.contract.sfreq
+        length = round((tmax - tmin) * sfreq)
+        for i, event in enumerate(recording.events()):
+            start = round((event["onset"] + tmin) * sfreq)
+            if start >= 0 and start + length <= whole.samples.shape[-1]:
+                start_s = start / sfreq - event["onset"]
+                one = whole.cut(start, length)._replace(start_s=start_s)
+                yield self._piece(recording, i, one), one
+            else:
+                at = event["onset"]
+                reason = f"what was asked for around {at:g} s is not all recorded"
+                self.skip(recording, reason)
 
 
 def _ahead(
@@ -182,6 +246,23 @@ def _ahead(
         if len(waiting) > READERS:
             yield waiting.popleft()
     yield from waiting
+
+
+def _rows(
+    piece: _Piece, reading: Reading, by_event: bool, with_sensors: bool
+) -> Iterator[embeddings.Row]:
+    """Of a piece, or of each event of a whole recording."""
+    recording, name = piece.recording, piece.recording.item
+    if by_event:
+        yield from _events(recording, reading)
+        return
+    columns = recording.columns()
+    if with_sensors and piece.sensors is not None:
+        columns["sensors"] = list(piece.sensors.names)
+    if piece.event is not None:
+        name = f"{name}#{piece.event}"
+        columns |= recording.events()[piece.event]
+    yield name, reading.values, reading.times_s, columns
 
 
 def _events(recording: Source, reading: Reading) -> Iterator[embeddings.Row]:

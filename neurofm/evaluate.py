@@ -21,6 +21,8 @@ from neurofm.contract import InputContract
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import encode, inputs
+from neurofm.embedding.difference import Difference, announce
+from neurofm.embedding.recorded import Samples
 from neurofm.errors import NeuroFMError
 from neurofm.eval import examples as exampling
 from neurofm.eval.baselines import log_mel_candidates
@@ -225,9 +227,9 @@ def network(model: Model) -> Embed:
     """All layers of a model; recordings are brought to its input contract."""
 
     def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
-        converted: list[tuple[str, list[inputs.Difference]]] = []
+        converted: list[tuple[str, list[Difference]]] = []
 
-        def waves() -> Iterator[tuple[int, encode.Wave]]:
+        def waves() -> Iterator[tuple[int, Samples]]:
             for row, samples in sounds(dataset, rows):
                 wave, found = inputs.conform(
                     model.contract, samples, dataset.info.sfreq
@@ -237,7 +239,7 @@ def network(model: Model) -> Embed:
 
         for row, reading in encode.embed_waves(model, waves(), layers="all"):
             yield row, Tokens(reading.values, reading.times_s)
-        inputs.announce(converted)
+        announce(converted)
 
     return embed
 

@@ -36,6 +36,7 @@ from neurofm.weights import leaves
 from neurofm.weights.files import read_tensors
 
 if TYPE_CHECKING:
+    from data_pipelines.meeg.settings import Settings
     from neurofm.embedding.encode import Layers
 
 
@@ -73,9 +74,13 @@ class Model:
     @functools.cached_property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that `embed` can give."""
+        return self.outputs("features")
+
+    def outputs(self, want: Want) -> tuple[str, ...]:
+        """Names of what the model reads for `want`."""
         batch = abstract_batch(self.task, 1)
         values = jax.eval_shape(
-            lambda v, b: self.task.read(v, b).values, self.inference, batch
+            lambda v, b: self.task.read(v, b, want).values, self.inference, batch
         )
         return tuple(sorted(values))
 
@@ -83,43 +88,56 @@ class Model:
         self,
         x: Any,
         sfreq: float | None = None,
+        info: Any = None,
         *,
+        want: Want = "features",
         layers: "Layers" = ("last",),
         pool: str = "none",
         window_s: float | None = None,
         overlap_s: float = 0.0,
         times: str = "centers",
         batch_size: int = 16,
+        settings: "Settings | None" = None,
     ) -> Any:
-        """Embeddings of recordings given as arrays, files or `mne.io.Raw`.
+        """Embeddings of recordings given as arrays, files or objects of MNE.
 
         Args:
-          x: samples (N,), (C, N) or (N, C), told apart by C being 100 at most; or the
-            path of a sound file; or an `mne.io.Raw`, of which the channels of the
-            contract's kind are taken; or a list of these. Integers are read as full
-            scale.
-          sfreq: sampling rate of arrays in Hz; files and Raws bring their own.
+          x: of sound, samples (N,), (C, N) or (N, C), told apart by C being 100 at
+            most, or the path of a file; integers are read as full scale. Of EEG and
+            MEG, samples (C, N) or (epochs, C, N) in V, T and T/m, the path of a file,
+            or an `mne.io.Raw`, `mne.Epochs` or `mne.Evoked`; what lies in memory is
+            resampled where its rate is another, and taken as it is otherwise. Or a list
+            of these.
+          sfreq: sampling rate of arrays in Hz; all others bring their own.
+          info: sensors of arrays of EEG and MEG: an `mne.Info`, a list of MNE's
+            channels (`chs_info`), or `Sensors`.
+          want: `features`; the tokenizer's `codes`, (T, sources x levels); or latent
+            `sources`, (T, sources x width), with how much each looks at each sensor,
+            `topography` (T, sources x sensors), whose mean over T is its map.
           layers: names or numbers of layers, `last`, or `all`.
           pool: `none`, or `mean` over a recording's tokens.
           window_s: seconds the model sees at once; default all that it can.
           overlap_s: seconds that neighbouring windows share.
           times: token `centers`, or the `released` left edges.
           batch_size: windows encoded at once.
+          settings: how EEG and MEG is read: `data_pipelines.meeg.settings.Settings`,
+            such as a montage and a unit.
 
         Returns:
           A Reading of numpy arrays, (T, D) a layer, T = 1 where pooled; for a list of
-          inputs, the list of their readings.
+          inputs, the list of their readings; and for epochs one each, with times from
+          the event.
 
         Raises:
           NeuroFMError: an input that this model cannot take, and why.
         """
-        from neurofm.embedding import encode
+        from neurofm.embedding import encode, inputs
 
-        given = list(x) if isinstance(x, list | tuple) else [x]
-        readings = encode.embed_sounds(
+        given, one = inputs.take_all(self.contract, x, sfreq, info, settings)
+        readings = encode.embed_given(
             self,
             given,
-            sfreq,
+            want=want,
             layers=layers,
             pool=pool,
             window_s=window_s,
@@ -127,7 +145,7 @@ class Model:
             times=times,
             batch_size=batch_size,
         )
-        return readings if isinstance(x, list | tuple) else readings[0]
+        return readings[0] if one else readings
 
 
 def save(

@@ -8,6 +8,7 @@ import soundfile
 from tiny_models import ECHO, Echo, tiny
 
 from neurofm.embedding import encode, inputs
+from neurofm.embedding.difference import compare
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
 from neurofm.models.wavjepa import WavJEPA
@@ -279,7 +280,7 @@ def test_a_difference_without_a_conversion_is_refused_in_a_table():
     rows = [line.split() for line in str(error.value).splitlines()[1:]]
     assert rows[1] == ["n_chans", "6", "1", "no", "exact", "conversion"]
     assert rows[2][:3] == ["sfreq", "200.0", "100.0"]
-    found = inputs.compare(CONTRACT, {"kind": "eeg", "unit": "V", "sfreq": 100.0})
+    found = compare(CONTRACT, {"kind": "eeg", "unit": "V", "sfreq": 100.0})
     assert [(d.name, d.remedy) for d in found] == [("kind", None), ("unit", None)]
 
 

@@ -3,7 +3,7 @@
     index.parquet                 a row an embedding: embedding (its name), item, file,
                                   shard, n_tokens, dim, layers, first_s, last_s, then
                                   labels (`label_<name>` where a name is taken)
-    embeddings-00000.safetensors  `<embedding>/<layer>` (T, D) float32 and
+    embeddings-00000.safetensors  `<embedding>/<layer>` (T, D) float32 (codes int32) and
                                   `<embedding>/times_s` (T,) float64; or .npz, or .h5
     embeddings.json               what made them
     skipped.tsv                   what gave none, and why
@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors
 import safetensors.numpy
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from neurofm.errors import NeuroFMError
 
@@ -59,7 +59,7 @@ class Embeddings:
     index: pa.Table
     _open: dict[str, Any] = field(default_factory=dict, repr=False)  # the last shard
 
-    def read(self, row: int, layer: str = "last") -> Float[np.ndarray, "T D"]:
+    def read(self, row: int, layer: str = "last") -> Num[np.ndarray, "T D"]:
         """One embedding of one layer."""
         return self._array(row, layer)
 

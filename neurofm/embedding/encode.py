@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float64, Num
 
-from neurofm.embedding import inputs, windows
+from neurofm.embedding import windows
+from neurofm.embedding.recorded import Recorded, Samples, arrays, own
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
 from neurofm.parallel.mesh import BATCH_AXES, platform
-from neurofm.task import Task
+from neurofm.task import Task, Want
 
 N_SIZES = 4  # of a batch's windows: the model's own, its half, quarter and eighth
 
 Layers = Sequence[str | int] | str
-Wave = Float32[np.ndarray, "C _"]  # many of them differ in length
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Reading:
     """What a model says of one recording; a `task.Reading` without its padding.
 
     Attributes:
-      values: layer -> (T, D).
-      times_s: seconds from the start of the recording; token centres unless asked for
-        otherwise.
+      values: layer -> (T, D); codes are whole numbers.
+      times_s: seconds from the start of the recording, or from the event that it was
+        cut around; token centres unless asked for otherwise.
       mask: True, as no token here is padding.
     """
 
-    values: dict[str, Float[np.ndarray, "T D"]]
+    values: dict[str, Num[np.ndarray, "T _"]]
     times_s: Float64[np.ndarray, " T"]
     mask: Bool[np.ndarray, " T"]
 
@@ -49,38 +49,35 @@ class _Window(NamedTuple):
     name: Any
     starts: list[int]  # of all windows of its recording
     k: int  # which of them this one is
-    n_samples: int  # of the recording
-    wave: Float32[np.ndarray, "C _"]  # not padded yet
+    whole: Recorded
+    part: Recorded  # not padded yet
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Windows of like size share a batch."""
+        return self.part.places, self.part.samples.shape[-1]
 
 
-def embed_sounds(
-    model: Model, given: list[Any], sfreq: float | None, **options: Any
+def embed_given(
+    model: Model, given: Iterable[Recorded], **options: Any
 ) -> list[Reading]:
-    """Read recordings given as arrays, files or Raws; see `Model.embed`."""
-    converted: list[tuple[str, list[inputs.Difference]]] = []
-
-    def waves() -> Iterator[tuple[int, Wave]]:
-        for i, one in enumerate(given):
-            wave, found = inputs.take(model.contract, one, sfreq)
-            converted.append((f"input {i}", found))
-            yield i, wave
-
-    readings = [reading for _, reading in embed_waves(model, waves(), **options)]
-    inputs.announce(converted)
+    """Read recordings as `inputs.take` gives them; see `Model.embed`."""
+    readings = [r for _, r in embed_waves(model, enumerate(given), **options)]
     for i, reading in enumerate(readings):
         if not len(reading.times_s):
             raise NeuroFMError(
                 f"input {i} is shorter than one token of this model, which sees "
                 f"{model.contract.receptive_samples} samples at "
-                f"{model.contract.sfreq:g} Hz: give a longer sound"
+                f"{model.contract.sfreq:g} Hz: give a longer recording"
             )
     return readings
 
 
 def embed_waves(
     model: Model,
-    waves: Iterable[tuple[Any, Wave]],
+    waves: Iterable[tuple[Any, Samples | Recorded]],
     *,
+    want: Want = "features",
     layers: Layers = ("last",),
     pool: str = "none",
     window_s: float | None = None,
@@ -95,8 +92,8 @@ def embed_waves(
     a single token comes out with T = 0.
 
     Args:
-      waves: (name, sound as the model takes it, see `inputs.conform`).
-      layers, pool, window_s, overlap_s, times, batch_size: see `Model.embed`.
+      waves: (name, recording as the model takes it; samples alone where that is all).
+      want, layers, pool, window_s, overlap_s, times, batch_size: see `Model.embed`.
 
     Yields:
       (name, Reading of numpy arrays: values (T, D) a layer, times_s (T,), mask (T,)).
@@ -107,14 +104,20 @@ def embed_waves(
         raise NeuroFMError(f"times={times!r} is unknown: use 'centers' or 'released'")
     if batch_size < 1:
         raise NeuroFMError(f"batch_size is {batch_size}: give 1 or more")
-    names = layer_names(model, layers)
+    if want == "codes" and pool == "mean":
+        raise NeuroFMError(
+            "codes are names of vectors, so they have no mean: use pool='none'"
+        )
+    names = layer_names(model, layers, want)
     plan = windows.plan(model.contract, window_s, overlap_s)
-    return _embed(model, waves, names, pool, plan, times, batch_size)
+    whole = ((name, x if isinstance(x, Recorded) else Recorded(x)) for name, x in waves)
+    return _embed(model, whole, want, names, pool, plan, times, batch_size)
 
 
 def _embed(
     model: Model,
-    waves: Iterable[tuple[Any, Wave]],
+    whole: Iterable[tuple[Any, Recorded]],
+    want: Want,
     layers: tuple[str, ...],
     pool: str,
     plan: windows.Windows,
@@ -123,18 +126,22 @@ def _embed(
 ) -> Iterator[tuple[Any, Reading]]:
     sfreq = model.contract.sfreq
     parts: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
-    for row, values, at, mask in _read(model, _cut(plan, waves), layers, batch_size):
+    rows = _cut(plan, whole)
+    for row, values, at, mask in _read(model, rows, want, layers, batch_size):
+        # A window that ends in padding may have tokens there.
+        mask = mask & (at * sfreq < row.part.samples.shape[-1])
         at = row.starts[row.k] / sfreq + at.astype(np.float64)
         kept = mask & plan.owned(at * sfreq, row.starts, row.k)
         parts.append(({name: x[kept] for name, x in values.items()}, at[kept]))
         if row.k + 1 == len(row.starts):
-            yield row.name, _joined(parts, row.n_samples / sfreq, pool, times)
+            yield row.name, _joined(parts, row.whole, sfreq, pool, times)
             parts = []
 
 
 def _joined(
     parts: list[tuple[dict[str, np.ndarray], np.ndarray]],
-    duration_s: float,
+    whole: Recorded,
+    sfreq: float,
     pool: str,
     times: str,
 ) -> Reading:
@@ -143,8 +150,9 @@ def _joined(
     }
     at = np.concatenate([centers for _, centers in parts])
     if times == "released":  # T left edges, spread evenly over the recording
+        duration_s = whole.samples.shape[-1] / sfreq
         at = np.arange(len(at)) * (duration_s / max(1, len(at)))
-    reading = Reading(values, at, np.ones(len(at), bool))
+    reading = Reading(values, at + whole.start_s, np.ones(len(at), bool))
     return mean_over(reading, slice(None)) if pool == "mean" and len(at) else reading
 
 
@@ -158,15 +166,21 @@ def mean_over(reading: Reading, tokens: Any) -> Reading:
     return Reading(values, at, np.ones(1, bool))
 
 
-def _cut(plan: windows.Windows, waves: Iterable[tuple[Any, Wave]]) -> Iterator[_Window]:
-    for name, wave in waves:
-        starts = plan.starts(wave.shape[-1])
+def _cut(
+    plan: windows.Windows, whole: Iterable[tuple[Any, Recorded]]
+) -> Iterator[_Window]:
+    for name, one in whole:
+        starts = plan.starts(one.samples.shape[-1])
         for k, start in enumerate(starts):
-            yield _Window(name, starts, k, wave.shape[-1], plan.cut(wave, start))
+            yield _Window(name, starts, k, one, one.cut(start, plan.length))
 
 
 def _read(
-    model: Model, rows: Iterator[_Window], layers: tuple[str, ...], batch_size: int
+    model: Model,
+    rows: Iterator[_Window],
+    want: Want,
+    layers: tuple[str, ...],
+    batch_size: int,
 ) -> Iterator[tuple[_Window, dict[str, np.ndarray], np.ndarray, np.ndarray]]:
     """Each window with its values, times and mask; the next batch runs meanwhile."""
     devices = len(jax.local_devices())
@@ -179,14 +193,14 @@ def _read(
     while True:
         if batch := next(batches, []):
             n_rows = _batch_rows(len(batch), most, devices)
-            windows = [row for _, row in batch]
-            running.append((batch, _run(model, tasks, windows, layers, n_rows)))
+            windows = [row.part for _, row in batch]
+            running.append((batch, _run(model, tasks, windows, want, layers, n_rows)))
         if len(running) > bool(batch):
             done, results = running.pop(0)
             values, times, mask = jax.device_get(results)
             for i, (place, row) in enumerate(done):
-                own = {name: x[i] for name, x in values.items()}
-                early[place] = row, own, times[i], mask[i]
+                mine = own({name: x[i] for name, x in values.items()}, row.part)
+                early[place] = row, mine, times[i], mask[i]
             while turn in early:
                 yield early.pop(turn)
                 turn += 1
@@ -205,14 +219,16 @@ def _shortened(task: Task) -> dict[int, Task]:
 def _batches(
     rows: Iterator[tuple[int, _Window]], most: int
 ) -> Iterator[list[tuple[int, _Window]]]:
-    """Numbered windows, those of like length together.
+    """Numbered windows, those of as many places and of like length together.
 
     Of each few batches the short windows come first, so that what waits for its turn
-    is small. All batches but the very last are full.
+    is small. All batches but the very last are full where all have the same places.
     """
     while pool := list(itertools.islice(rows, N_SIZES * most)):
-        pool.sort(key=lambda row: row[1].wave.shape[-1])
-        yield from (pool[i : i + most] for i in range(0, len(pool), most))
+        pool.sort(key=lambda row: row[1].size)
+        for _, same in itertools.groupby(pool, key=lambda row: row[1].size[0]):
+            alike = list(same)
+            yield from (alike[i : i + most] for i in range(0, len(alike), most))
 
 
 def _batch_rows(n: int, most: int, devices: int) -> int:
@@ -226,47 +242,42 @@ def _batch_rows(n: int, most: int, devices: int) -> int:
 def _run(
     model: Model,
     tasks: dict[int, Task],
-    batch: list[_Window],
+    batch: list[Recorded],
+    want: Want,
     layers: tuple[str, ...],
     n_rows: int,
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    lengths = [row.wave.shape[-1] for row in batch]
-    size = next(size for size in tasks if size >= max(lengths))
-    wave = np.zeros((n_rows, len(batch[0].wave), size), np.float32)
-    for padded, row, n in zip(wave, batch, lengths, strict=False):
-        padded[:, :n] = row.wave
-    n_valid = lengths + [size] * (n_rows - len(batch))
-    arrays = {
-        "audio/wave": wave,
-        "audio/span": np.array([(0, n) for n in n_valid], np.int32),
-        "index": np.arange(n_rows, dtype=np.int32),
-        "valid": np.arange(n_rows) < len(batch),
-    }
+    longest = max(one.samples.shape[-1] for one in batch)
+    size = next(size for size in tasks if size >= longest)
     by_row = NamedSharding(model.mesh, PartitionSpec(BATCH_AXES))
-    arrays = jax.device_put(arrays, by_row)
+    placed = jax.device_put(arrays(batch, n_rows, size), by_row)
     with jax.set_mesh(model.mesh):
-        return _read_layers(tasks[size], layers, model.inference, arrays)
+        return _read_layers(tasks[size], want, layers, model.inference, placed)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "layers"))
-def _read_layers(task: Task, layers: tuple[str, ...], variables, batch):
+@functools.partial(jax.jit, static_argnames=("task", "want", "layers"))
+def _read_layers(task: Task, want: Want, layers: tuple[str, ...], variables, batch):
     # TensorFloat-32 and bfloat16 passes are for accelerators alone, and for the models
     # that ask for them.
     precision = "highest" if platform() == "cpu" else None
     with jax.default_matmul_precision(precision):
-        reading = task.read(variables, batch)
+        reading = task.read(variables, batch, want)
     values = {name: reading.values[name] for name in layers}
     return values, reading.times_s, reading.mask
 
 
-def layer_names(model: Model, asked: Layers) -> tuple[str, ...]:
+def layer_names(
+    model: Model, asked: Layers, want: Want = "features"
+) -> tuple[str, ...]:
     """The layers meant by names, numbers (6 is `layer_06`) or `all`.
+
+    Of anything but features there is one set of outputs, which is given whole.
 
     Raises:
       NeuroFMError: the model has no such layer.
     """
-    if asked == "all":
-        return model.layers
+    if asked == "all" or want != "features":
+        return model.outputs(want)
     names = []
     for one in asked.split(",") if isinstance(asked, str) else asked:
         name = f"layer_{int(one):02d}" if str(one).isdecimal() else str(one)

@@ -1,29 +1,24 @@
-"""What a user gives, made into what a model takes: compared, converted, or refused."""
+"""What a user gives, made into what a model takes; sound, and the way to others."""
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from neurofm.contract import InputContract
+from neurofm.embedding import meeg
+from neurofm.embedding.difference import Difference, announce, compare, refuse
+from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
 from neurofm.signals import audio
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from data_pipelines.meeg.settings import Settings
 
-# (channels given, channels wanted) -> what is done, as in the released WavJEPA runtime;
-# four channels are first-order ambisonics, whose first is omnidirectional.
-_CHANNELS = {
-    (1, 2): "the channel is copied to both",
-    (2, 1): "the mean of both channels is taken",
-    (4, 1): "the first (omnidirectional) channel is taken",
-    (4, 2): "the first (omnidirectional) channel is copied to both",
-}
+_log = logging.getLogger(__name__)
 
 # Kind of a contract -> MNE's types of the channels that it means. MNE's numbers are in
 # SI units, as those of contracts are; no type of its channels is sound.
@@ -34,93 +29,54 @@ _MNE_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One way in which an input is not what the model takes.
-
-    Attributes:
-      name: field of the input contract.
-      given, expected: the two values.
-      remedy: how it is converted, or None where no exact conversion is known.
-    """
-
-    name: str
-    given: Any
-    expected: Any
-    remedy: str | None
-
-
-def compare(contract: InputContract, given: Mapping[str, Any]) -> list[Difference]:
-    """Differences between what is known of an input and the contract of a model.
-
-    Args:
-      given: any of the contract's fields, such as kind, sfreq, unit, n_chans.
-    """
-    out = []
-    for name, value in given.items():
-        expected = getattr(contract, name)
-        if value == expected:
-            continue
-        remedy = None
-        if contract.kind == "audio" and name == "sfreq":
-            remedy = f"resampled from {value:g} to {expected:g} Hz"
-        elif contract.kind == "audio" and name == "n_chans":
-            remedy = _CHANNELS.get((value, expected))
-        out.append(Difference(name, value, expected, remedy))
-    return out
-
-
-class Refused(NeuroFMError):
-    """An input without an exact conversion; `reason` says why in one line."""
-
-    def __init__(self, message: str, reason: str):
-        super().__init__(message)
-        self.reason = reason
-
-
-def refuse(differences: list[Difference]) -> None:
-    """Raise a table of all differences if one of them cannot be converted.
-
-    Raises:
-      Refused: there is such a difference.
-    """
-    if all(d.remedy for d in differences):
-        return
-    rows = [("", "given", "the model takes", "")]
-    rows += [
-        (d.name, str(d.given), str(d.expected), d.remedy or "no exact conversion")
-        for d in differences
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    reason = ", ".join(
-        f"{d.name} is {d.given}, the model takes {d.expected}"
-        for d in differences
-        if not d.remedy
-    )
-    raise Refused(
-        "the input is not what this model takes; bring it to the model's contract, or "
-        "use a model made for it:\n" + "\n".join(lines),
-        reason,
-    )
+def take_all(
+    contract: InputContract,
+    x: Any,
+    sfreq: float | None,
+    info: Any = None,
+    settings: "Settings | None" = None,
+) -> tuple[list[Recorded], bool]:
+    """One input or a list of them, and whether it is a single recording; see `take`."""
+    many = isinstance(x, list | tuple)
+    taken: list[Recorded] = []
+    converted: list[tuple[str, list[Difference]]] = []
+    for i, one in enumerate(x if many else [x]):
+        several = contract.kind == "meeg" and meeg.several(one)
+        if several and many:
+            raise NeuroFMError(
+                "epochs were given within a list: give one set of epochs at a time"
+            )
+        pieces, found = take(contract, one, sfreq, info, settings)
+        taken += pieces
+        converted.append((f"input {i}", found))
+        many = many or several
+    announce(converted)
+    return taken, not many
 
 
 def take(
-    contract: InputContract, x: Any, sfreq: float | None
-) -> tuple[Float32[np.ndarray, "C N"], list[Difference]]:
-    """An array, the path of a file or an `mne.io.Raw`, as the model takes it.
+    contract: InputContract,
+    x: Any,
+    sfreq: float | None,
+    info: Any = None,
+    settings: "Settings | None" = None,
+) -> tuple[list[Recorded], list[Difference]]:
+    """An array, the path of a file or an object of MNE, as the model takes it.
 
-    Of a Raw, told by its methods, the channels of the contract's kind are taken.
+    For EEG and MEG with positions see `meeg.take`. Of any other Raw, told by its
+    methods, the channels of the contract's kind are taken.
 
     Raises:
-      NeuroFMError: see `sound` and `conform`; a Raw without a channel of that kind.
+      NeuroFMError: see `meeg.take`, `sound` and `conform`; a Raw without a channel of
+        that kind.
     """
+    if contract.kind == "meeg":
+        settings = settings or meeg.settings_for(contract)
+        return meeg.take(contract, x, sfreq, info, settings)
     if hasattr(x, "get_channel_types") and hasattr(x, "get_data"):
-        return _channels_of_raw(contract, x), []
-    return conform(contract, *sound(x, sfreq))
+        return [Recorded(_channels_of_raw(contract, x))], []
+    wave, found = conform(contract, *sound(x, sfreq))
+    return [Recorded(wave)], found
 
 
 def _channels_of_raw(contract: InputContract, raw: Any) -> Float32[np.ndarray, "C N"]:
@@ -220,19 +176,3 @@ def sound(x: Any, sfreq: float | None = None) -> tuple[Float[np.ndarray, "c n"],
     elif x.shape[0] > 100:
         x = x.T
     return x.astype(np.float32), float(sfreq)
-
-
-def announce(found: list[tuple[str, list[Difference]]]) -> list[str]:
-    """Say once per kind of conversion, and return it: for how many inputs, and how."""
-    counts: dict[str, list[str]] = {}
-    for item, differences in found:
-        for difference in differences:
-            counts.setdefault(str(difference.remedy), []).append(item)
-    lines = [
-        f"{len(items)} input{'s' * (len(items) > 1)} converted: {remedy} (first: "
-        f"{items[0]})"
-        for remedy, items in counts.items()
-    ]
-    for line in lines:
-        _log.info("%s", line)
-    return lines

@@ -1,4 +1,4 @@
-"""What INPUT arguments name: sound files, folders of them, prepared datasets."""
+"""What INPUT arguments name: recordings, folders of them, prepared datasets."""
 
 import dataclasses
 import logging
@@ -6,17 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32
 
 from neurofm.contract import InputContract
 from neurofm.data.records import Dataset, open_dataset
-from neurofm.embedding import inputs
+from neurofm.embedding import inputs, meeg
+from neurofm.embedding.difference import Difference, compare, refuse
+from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
 from neurofm.stores import Place, place
+
+if TYPE_CHECKING:
+    from data_pipelines.meeg.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +28,12 @@ _STORAGE = ("item", "n_samples", "rms", "active", "sha256")
 
 
 @dataclass(frozen=True)
-class SoundFile:
-    """A recording in a file of its own."""
+class File:
+    """A recording in a file of its own; how EEG and MEG is read say the settings."""
 
     item: str
     path: Path
+    settings: "Settings | None" = None
 
     @property
     def file(self) -> str:
@@ -39,11 +43,15 @@ class SoundFile:
     def stamp(self) -> str:
         """Changes when the recording does."""
         stat = self.path.stat()
-        return f"{self.item} {stat.st_size} {stat.st_mtime_ns}"
+        known = f"{self.item} {stat.st_size} {stat.st_mtime_ns}"
+        return known if self.settings is None else f"{known} {self.settings.to_json()}"
 
-    def read(self) -> tuple[Float32[np.ndarray, "c n"], float]:
-        """Samples and sampling rate in Hz."""
-        return inputs.sound(self.path)
+    def take(self, contract: InputContract) -> tuple[Recorded, list[Difference]]:
+        """As the model takes it, and what was done to it."""
+        if self.settings is not None:
+            return meeg.of_file(self.path, self.settings)
+        (one,), found = inputs.take(contract, self.path, None)
+        return one, found
 
     def columns(self) -> dict[str, Any]:
         """What is known of it."""
@@ -76,9 +84,13 @@ class Record:
     def stamp(self) -> str:
         return f"{self.item} {self.dataset.hash} {self.row}"
 
-    def read(self) -> tuple[Float32[np.ndarray, "c n"], float]:
+    def take(self, contract: InputContract) -> tuple[Recorded, list[Difference]]:
         n_samples = self.dataset.items["n_samples"][self.row].as_py()
-        return self.dataset.read(self.row, 0, n_samples), self.dataset.info.sfreq
+        samples = self.dataset.read(self.row, 0, n_samples)
+        if contract.kind == "meeg":
+            return Recorded(samples, self.dataset.sensors(self.row)), []
+        wave, found = inputs.conform(contract, samples, self.dataset.info.sfreq)
+        return Recorded(wave), found
 
     def columns(self) -> dict[str, Any]:
         (row,) = self.dataset.items.slice(self.row, 1).to_pylist()
@@ -93,35 +105,47 @@ class Record:
         return [{k: v for k, v in row.items() if k != "item"} for row in rows]
 
 
-Source = SoundFile | Record
+Source = File | Record
 
 
-def find(given: Sequence[str | os.PathLike], contract: InputContract) -> list[Source]:
+def find(
+    given: Sequence[str | os.PathLike],
+    contract: InputContract,
+    settings: "Settings | None" = None,
+) -> list[Source]:
     """Every recording that the arguments name, each with an item name of its own.
 
     Args:
-      given: sound files, folders of sound files, dataset folders.
+      given: files of sound, or of EEG and MEG; folders of them; dataset folders.
       contract: what the recordings are for; a dataset of another kind is refused.
+      settings: how files of EEG and MEG are read.
 
     Raises:
       NeuroFMError: an argument names nothing, or a dataset the model cannot take.
     """
+    if contract.kind == "meeg":
+        settings = settings or meeg.settings_for(contract)
+    elif settings is not None:
+        raise NeuroFMError(
+            f"settings of EEG and MEG were given for a model of {contract.kind}: leave "
+            "them out"
+        )
     found: list[tuple[str, Source]] = []
     for path in map(place, given):
         if (path / "dataset.json").is_file():
             found += [(str(path), r) for r in _records(path, contract)]
         elif not isinstance(path, Path):
             raise NeuroFMError(
-                f"{path} holds no dataset: of stores datasets are read, sound files "
-                "from a local disk"
+                f"{path} holds no dataset: of stores datasets are read, files from a "
+                "local disk"
             )
+        elif path.is_file() or (settings and _is_recording(path)):
+            found.append((str(path.parent), File(path.name, path, settings)))
         elif path.is_dir():
-            found += [(str(path), f) for f in _files(path)]
-        elif path.is_file():
-            found.append((str(path.parent), SoundFile(path.name, path)))
+            found += [(str(path), f) for f in _files(path, settings)]
         else:
             raise NeuroFMError(
-                f"{path} is not there: give sound files, folders or prepared datasets"
+                f"{path} is not there: give files, folders or prepared datasets"
             )
     if len({r.item for _, r in found}) < len(found):  # the same name in two places
         found = [
@@ -134,26 +158,40 @@ def find(given: Sequence[str | os.PathLike], contract: InputContract) -> list[So
     return list(named.values())
 
 
-def _files(folder: Path) -> list[SoundFile]:
+def _is_recording(folder: Path) -> bool:
+    """Whether a folder is one recording of EEG or MEG."""
+    from data_pipelines.meeg import files
+
+    return folder.is_dir() and files.suffix(folder.name) in files.FOLDERS
+
+
+def _files(folder: Path, settings: "Settings | None") -> list[File]:
     from data_pipelines import soundfiles
 
-    names, others = soundfiles.find(folder)
+    find, what, called = soundfiles.find, "sound", "sound files"
+    if settings:
+        from data_pipelines.meeg import files
+
+        find, what, called = files.find, "EEG or MEG", "files of EEG or MEG"
+    names, others = find(folder)
     if not names:
         raise NeuroFMError(
-            f"{folder} holds neither sound files nor a prepared dataset: give one that "
-            "does, or make a dataset with `neurofm prepare`"
+            f"{folder} holds neither {called} nor a prepared dataset: give one "
+            "that does, or make a dataset with `neurofm prepare`"
         )
     if others:
         counts = ", ".join(f"{n} {s or 'without suffix'}" for s, n in others.items())
-        _log.info("%s: files that are no sound were left alone (%s)", folder, counts)
-    return [SoundFile(name, folder / name) for name in names]
+        _log.info("%s: files that are no %s were left alone (%s)", folder, what, counts)
+    return [File(name, folder / name, settings) for name in names]
 
 
 def _records(path: Place, contract: InputContract) -> list[Record]:
     dataset = open_dataset(path)
     given = {"kind": dataset.info.kind, "unit": dataset.info.unit}
-    given |= {"sfreq": dataset.info.sfreq, "n_chans": dataset.info.n_chans}
-    inputs.refuse(inputs.compare(contract, given))
+    given |= {"sfreq": dataset.info.sfreq}
+    if contract.kind != "meeg":
+        given |= {"n_chans": dataset.info.n_chans}
+    refuse(compare(contract, given))
     events: dict[str, list[int]] = {}
     for i, item in enumerate(dataset.events["item"].to_pylist()):
         events.setdefault(item, []).append(i)

@@ -5,14 +5,14 @@ end again. Without overlap this is the released WavJEPA procedure (arXiv 2509.23
 embedding export): windows of the model's own length, none added where the recording
 ends on a border.
 
-Axis letters: C channels, N samples of a recording, n samples of a window, T tokens.
+Axis letter: T tokens.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float
 
 from neurofm.contract import InputContract
 from neurofm.errors import NeuroFMError
@@ -44,12 +44,6 @@ class Windows:
             flush = -(-(n_samples - self.length) // self.token_hop) * self.token_hop
             starts[-1] = min(starts[-1], flush)
         return starts
-
-    def cut(
-        self, wave: Float32[np.ndarray, "C N"], start: int
-    ) -> Float32[np.ndarray, "C n"]:
-        """The window from `start`, shorter where the recording ends in it."""
-        return wave[:, start : start + self.length]
 
     def owned(
         self, at: Float[np.ndarray, " T"], starts: list[int], k: int

@@ -1,0 +1,77 @@
+"""Recordings of any kind as `embed` cuts them, and batches of what was cut.
+
+Axes: C channels, N samples of a recording, n samples of a window, B rows of a batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+
+from neurofm.data import meeg
+from neurofm.data.sensors import Sensors
+
+Samples = Float32[np.ndarray, "C _"]  # many of them differ in length
+# A batch of EEG and MEG has the next of these places for sensors: few programs, and
+# less than half of the places empty.
+_PLACES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512)
+
+
+class Recorded(NamedTuple):
+    """A recording, or a window of one, as a model takes it.
+
+    Attributes:
+      samples: in the unit of the model's contract.
+      sensors: of its channels, for EEG and MEG.
+      start_s: seconds at its first sample, for pieces around an event.
+    """
+
+    samples: Samples
+    sensors: Sensors | None = None
+    start_s: float = 0.0
+
+    def cut(self, start: int, length: int) -> "Recorded":
+        """`length` samples from `start`; less where the recording ends before."""
+        return self._replace(samples=self.samples[:, start : start + length])
+
+    @property
+    def places(self) -> int:
+        """Channels of the batch that it goes into."""
+        n = len(self.samples)
+        if self.sensors is None:
+            return n
+        return next((p for p in _PLACES if p >= n), -(-n // 256) * 256)
+
+
+def arrays(
+    windows: Sequence[Recorded], n_rows: int, size: int
+) -> dict[str, Shaped[np.ndarray, "B ..."]]:
+    """A batch of windows of the same places, `size` samples long, filled up."""
+    rows = [*windows, *[windows[-1]] * (n_rows - len(windows))]
+    waves = [row.samples for row in rows]
+    if (known := [row.sensors for row in rows if row.sensors is not None]) != []:
+        fields = meeg.pad(waves, known, rows[0].places, size)
+    else:
+        wave = np.zeros((n_rows, len(waves[0]), size), np.float32)
+        for padded, x in zip(wave, waves, strict=True):
+            padded[:, : x.shape[1]] = x
+        spans = np.array([(0, x.shape[1]) for x in waves], np.int32)
+        fields = {"audio/wave": wave, "audio/span": spans}
+    return {
+        **fields,
+        "index": np.arange(n_rows, dtype=np.int32),
+        "valid": np.arange(n_rows) < len(windows),
+    }
+
+
+def own(
+    values: Mapping[str, Shaped[np.ndarray, "T _"]], window: Recorded
+) -> dict[str, Shaped[np.ndarray, "T _"]]:
+    """What was read of one window, without the places that it leaves empty."""
+    out = dict(values)
+    if "topography" in out:
+        by_source = out["topography"].reshape(len(out["topography"]), -1, window.places)
+        kept = by_source[..., : len(window.samples)]
+        out["topography"] = kept.reshape(len(kept), -1)
+    return out
