@@ -16,7 +16,7 @@ class Findings:
 
     Attributes:
       path: what was looked at.
-      kind: `sound`, `dataset`, `model`, `weights` or `unknown`.
+      kind: `sound`, `recordings`, `dataset`, `model`, `weights` or `unknown`.
       facts: name -> value, fit for JSON.
       problems: (where, what).
       next: commands to type.

@@ -6,6 +6,8 @@ import mne
 import numpy as np
 import pytest
 from brain_files import CAP, CTF_GRAD, MAGNES_GRAD, eeg, meg, noise, standard_1005
+from hypothesis import given
+from hypothesis import strategies as st
 from mne.transforms import apply_trans
 
 from data_pipelines.meeg import montages, signal
@@ -385,3 +387,56 @@ def test_electrodes_come_from_tables_with_units_and_landmarks(tmp_path):
         montages.montage(path)
     with pytest.raises(NeuroFMError, match="neither a file nor a montage"):
         montages.montage("standard_9999")
+
+
+def test_projectors_maxwell_filters_and_tracking_coils_are_recorded():
+    raw = meg(seconds=10)
+    names = [name for name in raw.ch_names if name.endswith("1")]
+    data = {
+        "col_names": names,
+        "row_names": None,
+        "data": np.ones((1, 4)) / 2,
+        "nrow": 1,
+        "ncol": 4,
+    }
+    with raw.info._unlock():
+        raw.info["projs"] = [mne.Projection(active=True, data=data, desc="PCA", kind=1)]
+        sss = {"sss_info": {"in_order": 8}, "max_st": {"buflen": 10.0}}
+        raw.info["proc_history"] = [{"max_info": sss}]
+        raw.info["hpi_subsystem"] = {"hpi_coils": [{}] * 5}
+    meta = read(raw).meta
+    assert (meta["ssp"], meta["sss"]) == ("1 projectors, 1 applied", "sss, st 10 s")
+    assert meta["chpi"] == "5 coils"
+    assert read(eeg()).meta["dev_head_t"] == read(eeg()).meta["ssp"] == ""
+
+
+def test_a_line_frequency_in_the_file_goes_before_the_option_and_is_told():
+    raw = eeg(seconds=10)
+    raw.info["line_freq"] = 50.0
+    item = read(raw, Settings(band=(1, 96), line_freq=60.0))
+    assert item.meta["line_freq"] == 50.0
+    assert any("50 Hz, goes before the 60 Hz" in note for note in item.notes)
+
+
+def test_a_notch_above_what_was_recorded_is_told():
+    item = read(eeg(sfreq=100.0, seconds=10), Settings(notch=(60.0,), band=(1, 40)))
+    assert any("nothing to take out at 60 Hz" in note for note in item.notes)
+
+
+@pytest.mark.parametrize("x", [np.zeros(9), np.r_[1.0, np.nan, np.nan, 4.0, 5.0]])
+def test_mending_draws_a_line_over_a_gap(x):
+    gone = np.isnan(x)
+    want = np.arange(1.0, 6.0) if gone.any() else x.copy()
+    signal.mend(x, gone)
+    np.testing.assert_allclose(x, want)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+def test_spans_are_the_runs_of_a_mask(mask):
+    rebuilt = np.zeros(len(mask), bool)
+    found = signal.spans(np.array(mask), 4.0)
+    for onset, duration in found:
+        first = round(onset * 4)
+        assert not rebuilt[max(first - 1, 0) : first + 1].any()
+        rebuilt[first : first + round(duration * 4)] = True
+    assert rebuilt.tolist() == mask

@@ -124,6 +124,53 @@ def test_parts_of_a_split_file_and_derived_files_are_not_counted_twice(tmp_path)
     assert open_dataset(tmp_path / "d").items["duration"].to_pylist() == [60.0, 60.0]
 
 
+def write_brainvision(folder, x, names, sfreq=500):
+    """BrainVision by hand: a header, markers, and 16-bit numbers of 0.1 µV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    channels = [f"Ch{i + 1}={name},,0.1,µV" for i, name in enumerate(names)]
+    header = [
+        "Brain Vision Data Exchange Header File Version 1.0",
+        "[Common Infos]",
+        "Codepage=UTF-8",
+        "DataFile=x.eeg",
+        "MarkerFile=x.vmrk",
+        "DataFormat=BINARY",
+        "DataOrientation=MULTIPLEXED",
+        f"NumberOfChannels={len(names)}",
+        f"SamplingInterval={1e6 / sfreq:g}",
+        "[Binary Infos]",
+        "BinaryFormat=INT_16",
+        "[Channel Infos]",
+        *channels,
+    ]
+    marker = [
+        "Brain Vision Data Exchange Marker File, Version 1.0",
+        "[Common Infos]",
+        "DataFile=x.eeg",
+        "[Marker Infos]",
+        "Mk1=Stimulus,S  7,1001,1,0",
+    ]
+    (folder / "x.vhdr").write_text("\n".join(header), encoding="utf-8")
+    (folder / "x.vmrk").write_text("\n".join(marker), encoding="utf-8")
+    (folder / "x.eeg").write_bytes(np.rint(x.T * 10).astype("<i2").tobytes())
+
+
+def test_the_files_of_one_recording_count_once_and_bind_a_restart(tmp_path):
+    write_brainvision(tmp_path / "src", noise(5, 4000, scale=10), CAP[:5])
+    found, others = files.find(tmp_path / "src")
+    assert (found, others) == (["x.vhdr"], {".eeg": 1, ".vmrk": 1})
+    prepare(tmp_path / "src", tmp_path / "d", settings=QUIET)
+    dataset = open_dataset(tmp_path / "d")
+    assert dataset.items["duration"].to_pylist() == [8.0]
+    events = dataset.events.to_pylist()
+    assert [(e["onset"], e["trial_type"]) for e in events] == [(2.0, "Stimulus/S  7")]
+    again = prepare(tmp_path / "src", tmp_path / "d", settings=QUIET)
+    assert again.status == "already prepared"
+    write_brainvision(tmp_path / "src", noise(5, 3000, scale=10), CAP[:5])
+    with pytest.raises(NeuroFMError, match="other source files"):
+        prepare(tmp_path / "src", tmp_path / "d", settings=QUIET)
+
+
 def hostile_files(src):
     names = list(CAP[:5])
     good = noise(5, 2048, scale=10)

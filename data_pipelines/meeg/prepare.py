@@ -22,7 +22,7 @@ from data_pipelines.summary import Summary
 from neurofm.data.records import DatasetInfo, Recording
 from neurofm.errors import NeuroFMError
 
-_PER_CPU_S = 3000  # seconds of one channel at 256 Hz, read, filtered and written
+_PER_CPU_S = 7000  # seconds of one channel, read at 1 kHz, filtered and written
 
 
 class Opened(NamedTuple):
