@@ -518,16 +518,14 @@ def report_command(runs: tuple[Place, ...], out: Place):
 def quickstart_command(
     system: str, workdir: Path, seed: int, overrides: tuple[str, ...]
 ):
-    """Pretrain a tiny model on generated sound, probe it, and report: minutes on a CPU.
+    """Pretrain a tiny model on generated data, probe it, and report: minutes on a CPU.
 
     No download. A finished one shows its scores again.
     """
-    from neurofm import config as configs
-    from neurofm.quickstart import CONFIGS, quickstart
+    from neurofm.quickstart import quickstart, total_steps
     from neurofm.run.metrics import Progress
 
-    steps = configs.load(CONFIGS.get(system, system), overrides).train.steps
-    with Progress(steps) as progress:
+    with Progress(total_steps(system, overrides)) as progress:
         done = quickstart(workdir, system, seed, overrides, progress.show)
     code = EXIT_CODES.get(done.status, DONE)
     result = {"status": done.status, "workdir": str(workdir), **done.scores}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from neurofm import quickstart as quick
 from neurofm.cli import cli
+from neurofm.errors import NeuroFMError
+from neurofm.quickstart import wavjepa as quick
 
 SMALL = (
     *("task.width=16", "task.depth=2", "task.heads=2", "task.top_k=2"),
@@ -62,7 +63,7 @@ def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
 
 def test_another_seed_in_the_same_workdir_is_refused(few_clips, tmp_path):
     quick.generate(tmp_path / "records", 0)
-    with pytest.raises(quick.NeuroFMError, match="seed 0 and 1 was asked for"):
+    with pytest.raises(NeuroFMError, match="seed 0 and 1 was asked for"):
         quick.generate(tmp_path / "records", 1)
 
 

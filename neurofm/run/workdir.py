@@ -47,7 +47,17 @@ def _ours_or_a_warning(record: logging.LogRecord) -> bool:
 
 def _untouched(path: Place) -> bool:
     """Whether a folder holds nothing but what a run writes before its first step."""
-    before = {"records", "log.txt", CONFIG, ENV, SEEN, "tensorboard", "wandb", WANDB_ID}
+    before = {
+        "records",
+        "tokenizer",
+        "log.txt",
+        CONFIG,
+        ENV,
+        SEEN,
+        "tensorboard",
+        "wandb",
+        WANDB_ID,
+    }
     drafts = tuple(f".{name}." for name in before)
     names = {entry.name for entry in path.iterdir()} - before
     return all(name.startswith(drafts) for name in names)

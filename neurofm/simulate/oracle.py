@@ -13,7 +13,7 @@ from neurofm.simulate.heads import Subject
 
 
 def evidence(recorded: meeg.Recorded) -> float:
-    """How much better a rising chirp explains the recording than a falling one.
+    """Log of how much better a rising chirp explains it than a falling one.
 
     The topography of the event, the covariance of the background at every frequency
     and the chirp are known, its onset and phase are not: the larger output of two
@@ -33,7 +33,7 @@ def evidence(recorded: meeg.Recorded) -> float:
         wanted = np.fft.rfft(meeg.chirp(label, 0.0, 0.0))
         found = np.fft.ifft(source * wanted.conj(), meeg.N_SAMPLES)
         heights.append(np.abs(found[: last + 1]).max())
-    return heights[0] - heights[1]
+    return float(np.log(heights[0] / heights[1]))
 
 
 @functools.lru_cache(maxsize=4)  # recordings of a person come one after another

@@ -1,4 +1,4 @@
-"""`neurofm quickstart`: the main job on generated sound, from nothing to a report.
+"""The quickstart of WavJEPA, on generated sound.
 
 Labelled sounds whose classes differ in how they change, not in their mean spectrum; a
 stream without labels to pretrain on; a probe of the frozen network on sounds in rooms
@@ -6,12 +6,11 @@ and noises it never met, beside the same network untrained and trained with labe
 beside log-mel features.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from neurofm.config import Experiment
 from neurofm.data.layout import DatasetInfo
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.writer import Recording, write_dataset
-from neurofm.errors import NeuroFMError
 from neurofm.eval.examples import Examples
 from neurofm.eval.splits import Fold
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
 from neurofm.optim import Optim
+from neurofm.quickstart.finished import Finished, check_seed, read_back, sentence
 from neurofm.report import page as report
 from neurofm.report import spectrogram
 from neurofm.run.metrics import Row
@@ -42,60 +41,39 @@ from neurofm.train import pretrain
 
 log = logging.getLogger(__name__)
 
-CONFIGS = {"wavjepa": "wavjepa/quickstart"}
+CONFIG = "wavjepa/quickstart"
 N_STREAM, N_HELD_OUT = 6_000, 96
 N_CLIPS: dict[Part, int] = {"train": 600, "valid": 300, "test": 1_200}
 N_FOLDS = 5
 SUPERVISED_STEPS, SUPERVISED_BATCH = 240, 16
 
 
-@dataclass(frozen=True)
-class Finished:
-    """The scores, as written to scores.json, and whether pretraining was cut short."""
-
-    scores: dict[str, Any]
-    status: str
-    sentence: str
+def total_steps(overrides: tuple[str, ...]) -> int:
+    """Steps of pretraining."""
+    return config.load(CONFIG, overrides).train.steps
 
 
 def quickstart(
     workdir: Path,
-    system: str = "wavjepa",
-    seed: int = 0,
-    overrides: tuple[str, ...] = (),
-    show: Callable[[int, Row], None] = lambda step, row: None,
+    seed: int,
+    overrides: tuple[str, ...],
+    show: Callable[[int, Row], None],
 ) -> Finished:
-    """Generate, pretrain, probe and report in `workdir`; a finished one is read back.
-
-    Raises:
-      NeuroFMError: a system without quickstart, or a workdir of something else.
-    """
-    if system not in CONFIGS:
-        raise NeuroFMError(
-            f"there is no quickstart of {system!r}: known are {', '.join(CONFIGS)}"
-        )
+    """See `neurofm.quickstart.quickstart`."""
     settings = (f"data.path={workdir / 'records' / 'stream'}", f"seed={seed}")
-    exp = config.load(CONFIGS[system], (*settings, *overrides))
-    written = workdir / "scores.json"
-    if written.is_file() and (workdir / "config.json").is_file():
-        before = json.loads((workdir / "config.json").read_text())
-        if not config.difference(before, config.to_json(exp)):
-            return Finished(json.loads(written.read_text()), "done", sentence(workdir))
+    exp = config.load(CONFIG, (*settings, *overrides))
+    if (before := read_back(workdir, {workdir: exp})) is not None:
+        return before
     labelled = generate(workdir / "records", seed)
     outcome = pretrain(exp, workdir, show)
     if outcome.status != "done":
         return Finished({}, outcome.status, outcome.sentence)
     log.info("probing %d test clips", N_CLIPS["test"])
     scores = score(exp, workdir, labelled)
-    files.write_json(written, scores)
+    files.write_json(workdir / "scores.json", scores)
     draw_spans(exp, workdir, labelled)
     report.render([workdir], workdir / "report.html")
     return Finished(scores, "done", sentence(workdir))
-
-
-def sentence(workdir: Path) -> str:
-    """Where to look next."""
-    return f"see {workdir / 'report.html'}; next: neurofm check {workdir}"
 
 
 # ---- data ----------------------------------------------------------------------------
@@ -123,11 +101,7 @@ def generate(folder: Path, seed: int) -> Dataset:
         )
         write_dataset(folder / name, info, recordings)
     labelled = open_dataset(folder / "labelled")
-    if (before := labelled.info.prepared.get("seed")) != seed:
-        raise NeuroFMError(
-            f"{folder} was generated with seed {before} and {seed} was asked for: "
-            "choose another --workdir"
-        )
+    check_seed(labelled, folder, seed)
     return labelled
 
 

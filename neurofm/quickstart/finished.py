@@ -1,0 +1,53 @@
+"""What a quickstart leaves, and how a finished one is known again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurofm import config
+from neurofm.config import Experiment
+from neurofm.data.records import Dataset
+from neurofm.errors import NeuroFMError
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The scores, as written to scores.json, and whether pretraining was cut short."""
+
+    scores: dict[str, Any]
+    status: str
+    sentence: str
+
+
+def read_back(workdir: Path, runs: Mapping[Path, Experiment]) -> Finished | None:
+    """What was scored before, if all runs of it were configured as they are now."""
+    written = workdir / "scores.json"
+    if not written.is_file():
+        return None
+    for folder, exp in runs.items():
+        if not (folder / "config.json").is_file():
+            return None
+        before = json.loads((folder / "config.json").read_text())
+        if config.difference(before, config.to_json(exp)):
+            return None
+    return Finished(json.loads(written.read_text()), "done", sentence(workdir))
+
+
+def sentence(workdir: Path) -> str:
+    """Where to look next."""
+    return f"see {workdir / 'report.html'}; next: neurofm check {workdir}"
+
+
+def check_seed(dataset: Dataset, folder: Path, seed: int) -> None:
+    """Refuse data that was generated with another seed.
+
+    Raises:
+      NeuroFMError: it was.
+    """
+    if (before := dataset.info.prepared.get("seed")) != seed:
+        raise NeuroFMError(
+            f"{folder} was generated with seed {before} and {seed} was asked for: "
+            "choose another --workdir"
+        )
