@@ -487,6 +487,9 @@ def export_command(model: Place, out: Path):
 @click.option("--target", help="Column to predict; default the interval labels.")
 @click.option("--groups", help="Column that must not be on both sides of a split.")
 @click.option("--split", help="Column, logo, groupkfold:K, kfold:K or column=value.")
+@click.option(
+    "--around", type=float, nargs=2, help="M/EEG: seconds, TMIN TMAX, of each event."
+)
 @click.option("--labels", type=LOCAL, help="As in `prepare`.")
 @click.option("--pattern", help="As in `prepare`.")
 @click.option("--subdirs", help="As in `prepare`.")

@@ -1,14 +1,13 @@
 """`neurofm evaluate`: how much frozen embeddings tell about labels, and beside what.
 
 The probe suite puts the same probes (`neurofm.eval.probe`) on every layer of a model,
-on the same network untrained, and on log-mel features, chooses on validation rows and
-scores on test rows.
+on the same network untrained, and on log-mel features or band power, chooses on
+validation rows and scores on test rows.
 """
 
-import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +20,31 @@ from neurofm.contract import InputContract
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import encode, inputs
-from neurofm.embedding.difference import Difference, announce
-from neurofm.embedding.recorded import Samples
+from neurofm.embedding.difference import Difference, announce, compare, refuse
+from neurofm.embedding.recorded import Recorded, arrays
 from neurofm.errors import NeuroFMError
 from neurofm.eval import examples as exampling
+from neurofm.eval import pieces
 from neurofm.eval.baselines import log_mel_candidates
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import (
     Candidates,
     Embed,
+    Pool,
     Tokens,
     network_pools,
+    piece_pools,
     sounds,
     vectors,
 )
-from neurofm.eval.scores import compare
+from neurofm.eval.pieces import Pieces, Recordings
+from neurofm.eval.rhythms import band_power_candidates
+from neurofm.eval.scores import compare as compare_systems
 from neurofm.model import Model, abstract_batch, load
 from neurofm.registry import suggest
 from neurofm.report import page as report
 from neurofm.run.workdir import seen_by
+from neurofm.task import Task, Tree
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +85,7 @@ def evaluate(
     labels: str | os.PathLike | None = None,
     pattern: str | None = None,
     subdirs: str | None = None,
+    around: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Score models or stored embeddings; writes OUT/scores.json and OUT/report.html.
 
@@ -89,6 +95,8 @@ def evaluate(
       out: folder of the results.
       suite: `probe`.
       target, groups, split: see `neurofm.eval.examples.from_dataset`.
+      around: of events in EEG and MEG, seconds before and after the onset, such as
+        (-0.1, 0.8), that are read; by default the events themselves.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
 
     Returns:
@@ -118,6 +126,15 @@ def evaluate(
             "the embeddings given are pooled over recordings, but the target marks "
             "intervals: embed again with --pool none"
         )
+    if around is not None and (dataset.info.kind != "meeg" or examples.span is None):
+        raise NeuroFMError(
+            "--around cuts events out of EEG and MEG, and the target given is of "
+            f"{'whole recordings' if examples.span is None else dataset.info.kind}: "
+            "leave it out"
+        )
+    live = all(e.untrained is not None for e in entrants)
+    if dataset.info.kind == "meeg" and examples.span is not None and live:
+        dataset, examples = pieces.cut(dataset, examples, around)
     out.mkdir(parents=True, exist_ok=True)
     asked = {"suite": suite, "target": target, "groups": groups, "split": split}
     result = {
@@ -134,7 +151,7 @@ def evaluate(
 
 def score_probe(
     entrants: Sequence[Entrant],
-    dataset: Dataset,
+    dataset: Recordings,
     examples: Examples,
     more: Mapping[str, Embed] | None = None,
 ) -> dict[str, Any]:
@@ -150,27 +167,47 @@ def score_probe(
     networks = {"model": [e.embed for e in entrants], "untrained": fresh}
     networks |= {name: [embed] for name, embed in (more or {}).items()}
     systems: dict[str, list[Candidates]] = {}
+    pools = _pools(dataset)
     for name, seeds in networks.items():
         for embed in seeds:
             _log.info("reading %d recordings: %s", len(set(examples.row)), name)
-            made = vectors(embed, network_pools, dataset, examples)
+            made = vectors(embed, pools, dataset, examples)
             systems.setdefault(name, []).append(made)
-    baselines = log_mel_candidates(dataset, examples)
+    baselines = _baselines(dataset, examples)
     _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
-    result = compare(systems, baselines, examples, PAIRS)
+    result = compare_systems(systems, baselines, examples, PAIRS)
     if n_seen := _n_seen(entrants, dataset, examples):
         result["scores"]["model"] |= {"transductive": True, "n_transductive": n_seen}
         _log.warning("transductive: pretraining saw %d of the test items", n_seen)
     return result
 
 
+def _pools(dataset: Recordings) -> Callable[[str], Mapping[str, Pool]]:
+    """What is made of a layer: its tokens in order too, where all pieces are alike."""
+    if isinstance(dataset, Pieces):
+        lengths = dataset.items["n_samples"].unique()
+        layouts = dataset.items["layout"].unique()
+        if len(lengths) == 1 and len(layouts) == 1:
+            return piece_pools
+    return network_pools
+
+
+def _baselines(dataset: Recordings, examples: Examples) -> Candidates:
+    """Log-mel features of sound, band power of EEG and MEG."""
+    if dataset.info.kind == "meeg":
+        return band_power_candidates(dataset, examples)
+    return log_mel_candidates(dataset, examples)
+
+
 def score_model(embed: Embed, dataset: Dataset, examples: Examples) -> dict[str, Any]:
     """The score of one network alone: its entry in `scores`, see `evaluate`."""
     systems = {"model": [vectors(embed, network_pools, dataset, examples)]}
-    return compare(systems, {}, examples)["scores"]["model"]
+    return compare_systems(systems, {}, examples)["scores"]["model"]
 
 
-def _n_seen(entrants: Sequence[Entrant], dataset: Dataset, examples: Examples) -> int:
+def _n_seen(
+    entrants: Sequence[Entrant], dataset: Recordings, examples: Examples
+) -> int:
     """Test items whose recording pretraining saw."""
     seen = frozenset().union(*(e.seen for e in entrants))
     digests = np.array(dataset.items["sha256"].to_pylist(), object)
@@ -204,44 +241,88 @@ def entrant(path: stores.Place) -> Entrant:
     return Entrant(
         embed=network(model),
         # Made when it is read: a mistake in the data is found before.
-        untrained=lambda dataset, rows: network(untrained(model))(dataset, rows),
+        untrained=lambda dataset, rows: network(
+            untrained(model, _first_batch(model, dataset, rows))
+        )(dataset, rows),
         contract=model.contract,
         system=config.to_json(model.task),
         seen=seen_by(path),
     )
 
 
-def untrained(model: Model) -> Model:
-    """The same network as it was before its first step (seed 0 where unknown)."""
+def untrained(model: Model, batch: Mapping[str, np.ndarray] | None = None) -> Model:
+    """The same network as it was before its first step (seed 0 where unknown).
+
+    The models that it leans on are untrained too. `batch` starts what starts from data
+    (codebooks); zeros where none is given.
+    """
     seed = model.meta.get("config", {}).get("seed", 0)
-    batch = {
-        name: np.zeros(x.shape, x.dtype)
-        for name, x in abstract_batch(model.task, 1).items()
-    }
-    init = jax.jit(functools.partial(model.task.init, frozen={}))
-    variables = jax.device_get(init(jax.random.key(seed), batch))
-    return Model(model.task, variables, {"source": "untrained", "seed": seed})
+    if batch is None:
+        shapes = abstract_batch(model.task, 1)
+        batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    variables = _fresh(model.task, jax.random.key(seed), dict(batch))
+    return Model(
+        model.task,
+        jax.device_get(variables),
+        {"source": "untrained", "seed": seed},
+    )
+
+
+def _fresh(task: Task, key: jax.Array, batch: Tree) -> Tree:
+    frozen = {}
+    for i, name in enumerate(task.leans_on):
+        part: Task = getattr(task, name)
+        own = _fresh(part, jax.random.fold_in(key, i), batch)
+        frozen[name] = part.inference(own)
+    variables = jax.jit(task.init)(key, batch, frozen)
+    return {**variables, "frozen": frozen} if frozen else variables
+
+
+def _first_batch(
+    model: Model, dataset: Recordings, rows: Sequence[int], n: int = 64
+) -> Tree | None:
+    """Windows from the start of some recordings, where codebooks start from data."""
+    if model.contract.kind != "meeg":
+        return None
+    size = model.contract.window_samples
+    picked = [rows[i] for i in np.linspace(0, len(rows) - 1, n).round().astype(int)]
+    found = [each for _, each, _ in _recorded(model, dataset, picked)]
+    widest = max(each.places for each in found)
+    alike = [each.cut(0, size) for each in found if each.places == widest]
+    return arrays(alike, len(alike), size)
 
 
 def network(model: Model) -> Embed:
     """All layers of a model; recordings are brought to its input contract."""
 
-    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
+    def embed(dataset: Recordings, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
         converted: list[tuple[str, list[Difference]]] = []
 
-        def waves() -> Iterator[tuple[int, Samples]]:
-            for row, samples in sounds(dataset, rows):
-                wave, found = inputs.conform(
-                    model.contract, samples, dataset.info.sfreq
-                )
+        def waves() -> Iterator[tuple[int, Recorded]]:
+            for row, recorded, found in _recorded(model, dataset, rows):
                 converted.append((f"row {row}", found))
-                yield row, wave
+                yield row, recorded
 
         for row, reading in encode.embed_waves(model, waves(), layers="all"):
             yield row, Tokens(reading.values, reading.times_s)
         announce(converted)
 
     return embed
+
+
+def _recorded(
+    model: Model, dataset: Recordings, rows: Sequence[int]
+) -> Iterator[tuple[int, Recorded, list[Difference]]]:
+    """Recordings of a dataset as the model takes them, and what was converted."""
+    contract, info = model.contract, dataset.info
+    if contract.kind == "meeg":
+        refuse(compare(contract, {n: getattr(info, n) for n in ("kind", "sfreq")}))
+    for row, samples in sounds(dataset, rows):
+        if contract.kind == "meeg":
+            yield row, Recorded(samples, dataset.sensors(row)), []
+        else:
+            wave, found = inputs.conform(contract, samples, info.sfreq)
+            yield row, Recorded(wave), found
 
 
 def _stored(stored: Embeddings) -> Entrant:
@@ -253,7 +334,7 @@ def _stored(stored: Embeddings) -> Entrant:
         )
     place = {name: i for i, name in enumerate(stored.index["item"].to_pylist())}
 
-    def embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
+    def embed(dataset: Recordings, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
         names = dataset.items["item"].to_pylist()
         if missing := [names[row] for row in rows if names[row] not in place]:
             raise NeuroFMError(

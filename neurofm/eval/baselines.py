@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from neurofm.data.records import Dataset
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates, Tokens, sounds, vectors
+from neurofm.eval.pieces import Recordings
 from neurofm.signals.mel import frame_times, log_mel, mean_std, time_bins
 
 
-def log_mel_candidates(dataset: Dataset, examples: Examples) -> Candidates:
+def log_mel_candidates(dataset: Recordings, examples: Examples) -> Candidates:
     """`logmel_mean_std` and `logmel_bins8` of the mean over channels.
 
     The first is the mean and standard deviation of each band over time; the second the
@@ -28,7 +28,7 @@ def log_mel_candidates(dataset: Dataset, examples: Examples) -> Candidates:
     return vectors(_embed, pools.__getitem__, dataset, examples)
 
 
-def _embed(dataset: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
+def _embed(dataset: Recordings, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
     sfreq = dataset.info.sfreq
     n_bands = 40 if sfreq < 16000 else 64
     for row, samples in sounds(dataset, rows):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int, Shaped
 
+from neurofm.data.meeg import BAD
 from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
 from neurofm.eval.splits import SCHEME, Fold, folds
@@ -79,7 +80,7 @@ def from_dataset(
     if target in items.column_names:
         table, row, span = items, np.arange(len(items)), None
     elif len(events) and target in events.column_names:
-        table, row, span = _with_items(events, items)
+        table, row, span = _with_items(_without_bad(events), items)
     else:
         raise _unknown("target", target, [*items.column_names, *events.column_names])
     columns = {name: table[name].to_pylist() for name in table.column_names}
@@ -102,6 +103,12 @@ def from_dataset(
             _log.warning("%d examples left out: %s", count, reason.replace("_", " "))
     clusters = row if group is None else group
     return Examples(row, span, label, group, clusters, made, left_out)
+
+
+def _without_bad(events: pa.Table) -> pa.Table:
+    """Events that are no marks of bad stretches."""
+    kinds = [str(kind or "").upper() for kind in events["trial_type"].to_pylist()]
+    return events.filter(pa.array([not kind.startswith(BAD) for kind in kinds]))
 
 
 def _with_items(

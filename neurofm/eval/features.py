@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from neurofm.data.records import Dataset
 from neurofm.eval.examples import Examples
+from neurofm.eval.pieces import Recordings
 from neurofm.eval.probe import POOLINGS, pool
 
 _log = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ class Tokens:
 
 
 # Reads whole recordings, given by row, in any order.
-Embed = Callable[[Dataset, Sequence[int]], Iterable[tuple[int, Tokens]]]
+Embed = Callable[[Recordings, Sequence[int]], Iterable[tuple[int, Tokens]]]
 Pool = Callable[[Float[np.ndarray, "T D"], Bool[np.ndarray, " T"]], np.ndarray]
 Candidates = Mapping[str, Float[np.ndarray, "N _"]]
 
 
 def sounds(
-    dataset: Dataset, rows: Sequence[int]
+    dataset: Recordings, rows: Sequence[int]
 ) -> Iterator[tuple[int, Float[np.ndarray, "C n"]]]:
     """Whole recordings: row, samples."""
     n_samples = dataset.items["n_samples"].to_numpy()
@@ -53,10 +53,16 @@ def network_pools(layer: str) -> dict[str, Pool]:
     }
 
 
+def piece_pools(layer: str) -> dict[str, Pool]:
+    """The candidates of a layer over pieces of one length: all tokens too, in order."""
+    in_order = {f"{layer}/tokens": lambda values, mask: values[mask].ravel()}
+    return {**network_pools(layer), **in_order}
+
+
 def vectors(
     embed: Embed,
     pools: Callable[[str], Mapping[str, Pool]],
-    dataset: Dataset,
+    dataset: Recordings,
     examples: Examples,
 ) -> Candidates:
     """Read each recording once and pool it over each of its examples.

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from neurofm.data.records import Dataset
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates
+from neurofm.eval.pieces import Recordings
 from neurofm.signals import bands
 
 N_BINS = 6
@@ -22,7 +22,7 @@ LAGS = (2, 4, 6, 8)  # frames of `bands.log_spectrogram`: 125 to 500 ms
 Feature = Callable[[Float[np.ndarray, "C n"], float], Float[np.ndarray, " F"]]
 
 
-def band_power_candidates(dataset: Dataset, examples: Examples) -> Candidates:
+def band_power_candidates(dataset: Recordings, examples: Examples) -> Candidates:
     """`band_power`, of the whole, and `band_power_bins`, in six bins of time."""
     return _of_examples(
         {"band_power": band_power, "band_power_bins": band_power_bins},
@@ -31,7 +31,7 @@ def band_power_candidates(dataset: Dataset, examples: Examples) -> Candidates:
     )
 
 
-def lag_moment_candidates(dataset: Dataset, examples: Examples) -> Candidates:
+def lag_moment_candidates(dataset: Recordings, examples: Examples) -> Candidates:
     """`lag_moments`: which frequencies follow which, over sensors and time."""
     return _of_examples({"lag_moments": lag_moments}, dataset, examples)
 
@@ -56,7 +56,7 @@ def lag_moments(x: Float[np.ndarray, "C n"], sfreq: float) -> Float[np.ndarray, 
 
 
 def _of_examples(
-    features: Mapping[str, Feature], dataset: Dataset, examples: Examples
+    features: Mapping[str, Feature], dataset: Recordings, examples: Examples
 ) -> Candidates:
     sfreq = dataset.info.sfreq
     n_samples = dataset.items["n_samples"].to_numpy()

@@ -32,11 +32,16 @@ def log_spectrogram(
 def log_band_power(
     x: Float[np.ndarray, "*C N"], sfreq: float
 ) -> Float[np.ndarray, "*C B"]:
-    """Natural log of the power in `BANDS_HZ` over the whole recording."""
+    """Natural log of the power in `BANDS_HZ` over the whole recording.
+
+    A band in which a short recording has no frequency is told by the nearest one.
+    """
     power = np.abs(np.fft.rfft(x * np.hanning(x.shape[-1]))) ** 2
     hz = np.fft.rfftfreq(x.shape[-1], 1 / sfreq)
-    edges = [(hz >= low) & (hz < high) for low, high in BANDS_HZ]
-    bands = np.stack([power[..., inside].mean(-1) for inside in edges], -1)
+    inside = [np.flatnonzero((hz >= low) & (hz < high)) for low, high in BANDS_HZ]
+    nearest = [[np.abs(hz - (low + high) / 2).argmin()] for low, high in BANDS_HZ]
+    taken = [a if len(a) else b for a, b in zip(inside, nearest, strict=True)]
+    bands = np.stack([power[..., rows].mean(-1) for rows in taken], -1)
     return np.log(np.maximum(bands, np.finfo(float).tiny))
 
 
