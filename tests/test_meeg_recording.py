@@ -172,6 +172,19 @@ def test_a_unit_that_is_wrong_is_named_and_the_option_settles_it():
     np.testing.assert_allclose(item.samples, want, rtol=1e-4, atol=1e-11)
 
 
+def test_files_without_a_label_are_taken_for_what_mne_takes_them():
+    class RawEEGLAB(mne.io.RawArray):
+        """MNE takes the numbers of EEGLAB files for microvolts."""
+
+    inside = eeg(scale=1e-5).get_data()  # volts, in the file
+    raw = RawEEGLAB(inside * 1e-6, eeg().info, verbose="error")
+    with pytest.raises(Unreadable, match=r"V read as uV, 1e\+06 too small.*--unit V"):
+        read(raw)
+    item = read(raw, Settings(notch=(), band=(1, 96), unit=("V",)))
+    want = read(eeg(scale=1e-5)).samples
+    np.testing.assert_allclose(item.samples, want, rtol=1e-4, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("factor", "advice"),
     [(1e3, "--unit mV"), (1e-6, "1e.06 too small"), (1e-12, "give --unit V")],

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from brain_files import CAP, eeg, meg, noise, write_edf
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mne.transforms import apply_trans
 from test_prepare_audio import Killed, contents
 
 from data_pipelines import shards
 from data_pipelines.meeg import files
-from data_pipelines.meeg.prepare import prepare
+from data_pipelines.meeg.prepare import ReadMeeg, prepare
 from data_pipelines.meeg.recording import from_raw
 from data_pipelines.meeg.settings import Settings
+from data_pipelines.unreadable import Unreadable
 from neurofm.cli import cli
 from neurofm.data.records import open_dataset
 from neurofm.errors import NeuroFMError
@@ -197,8 +200,8 @@ def hostile_files(src):
 
 def test_hostile_files_are_skipped_or_kept_with_a_reason(tmp_path):
     hostile_files(tmp_path / "src")
-    settings = Settings(notch=(), band=(0.1, 96))
-    summary = prepare(tmp_path / "src", tmp_path / "d", settings=settings, workers=1)
+    chosen = Settings(notch=(), band=(0.1, 96))
+    summary = prepare(tmp_path / "src", tmp_path / "d", settings=chosen, workers=1)
     skipped = dict(summary.skipped)
     assert skipped.keys() == {
         "microvolts_as_volts.edf",
@@ -235,12 +238,45 @@ def test_hostile_files_are_skipped_or_kept_with_a_reason(tmp_path):
     assert types.count("BAD_nan") == 1
 
 
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    """Bytes of a small recording of each of two formats."""
+    folder = tmp_path_factory.mktemp("intact")
+    write_edf(folder / "a.edf", noise(3, 768, scale=10), CAP[:3])
+    save(meg(seconds=2, n_places=2), folder / "a_raw.fif")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(["a.edf", "a_raw.fif"]),
+    changes=st.lists(
+        st.tuples(st.integers(0, 9000), st.integers(0, 255)), min_size=1, max_size=8
+    ),
+    kept=st.floats(0.1, 1.0),
+)
+def test_a_damaged_recording_is_read_or_unreadable(
+    intact, tmp_path_factory, name, changes, kept
+):
+    content = bytearray(intact[name])
+    for place, value in changes:
+        content[place % len(content)] = value
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / name).write_bytes(content[: max(1, int(kept * len(content)))])
+    try:
+        found = ReadMeeg(QUIET)(folder, name, [])
+    except Unreadable:
+        return
+    assert np.isfinite(found.samples).all()
+    assert found.samples.shape[0] == len(found.sensors)
+
+
 def test_one_unit_settles_files_with_right_and_with_wrong_labels(tmp_path):
     x = noise(5, 2048, scale=10)
     write_edf(tmp_path / "src/right.edf", x, CAP[:5], unit="uV")
     write_edf(tmp_path / "src/wrong.edf", x, CAP[:5], unit="V")
-    settings = Settings(notch=(), band=(1, 96), unit=("uV",))
-    prepare(tmp_path / "src", tmp_path / "d", settings=settings, workers=1)
+    chosen = Settings(notch=(), band=(1, 96), unit=("uV",))
+    prepare(tmp_path / "src", tmp_path / "d", settings=chosen, workers=1)
     dataset = open_dataset(tmp_path / "d")
     a, b = (dataset.read(i, 0, 2048) for i in range(2))
     assert 1e-6 < a.std() < 1e-4
@@ -313,8 +349,8 @@ def test_options_that_cannot_be_are_refused_in_a_sentence(
 
 
 def test_a_real_eeglab_recording_is_read_with_positions_and_events(tmp_path):
-    settings = Settings(line_freq=60.0)
-    prepare(real("eeglab_visual32"), tmp_path / "d", settings=settings)
+    chosen = Settings(line_freq=60.0)
+    prepare(real("eeglab_visual32"), tmp_path / "d", settings=chosen)
     dataset = open_dataset(tmp_path / "d")
     assert dataset.n_chans.tolist() == [30]
     types = dataset.events["trial_type"].to_pylist()

@@ -142,6 +142,7 @@ def open_raw(path: Path, notes: list[str]) -> Raw:
     with told(found):
         try:
             raw = mne.io.read_raw(path, preload=False, verbose="warning")
+            raw.get_channel_types()  # here, as damage may make them unknown
         except Exception as error:  # a broken header may raise anything
             raise cannot(path, _first_line(error, path)) from error
     for note in found:
@@ -153,6 +154,8 @@ def open_raw(path: Path, notes: list[str]) -> Raw:
             )
     if not raw.n_times:
         raise cannot(path, "it holds no samples")
+    if not 1 <= raw.info["sfreq"] <= 1e6:
+        raise cannot(path, f"its header gives {raw.info['sfreq']:g} Hz")
     notes += [_in_words(note, raw) for note in found]
     return raw
 
