@@ -1,6 +1,7 @@
 """Folders of EEG and MEG into a store: exact, resumable, unmoved by hostile files."""
 
 import os
+import struct
 from pathlib import Path
 
 import mne
@@ -269,6 +270,16 @@ def test_a_damaged_recording_is_read_or_unreadable(
         return
     assert np.isfinite(found.samples).all()
     assert found.samples.shape[0] == len(found.sensors)
+
+
+def test_a_fif_file_whose_tags_go_in_circles_is_unreadable(intact, tmp_path):
+    content = bytearray(intact["a_raw.fif"])
+    (size,) = struct.unpack(">i", content[8:12])
+    second = 16 + size  # the tag behind the first one: send it back to the start
+    content[second + 12 : second + 16] = struct.pack(">i", second)
+    (tmp_path / "a_raw.fif").write_bytes(content)
+    with pytest.raises(Unreadable, match="in a circle"):
+        files.open_raw(tmp_path / "a_raw.fif", [])
 
 
 def test_one_unit_settles_files_with_right_and_with_wrong_labels(tmp_path):

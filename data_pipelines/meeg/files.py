@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -138,6 +139,10 @@ def open_raw(path: Path, notes: list[str]) -> Raw:
     """
     import mne
 
+    if path.suffix.lower() == ".fif" and _goes_in_circles(path):
+        raise cannot(
+            path, "a damaged FIF file: its parts follow each other in a circle"
+        )
     found: list[str] = []
     with told(found):
         try:
@@ -158,6 +163,29 @@ def open_raw(path: Path, notes: list[str]) -> Raw:
         raise cannot(path, f"its header gives {raw.info['sfreq']:g} Hz")
     notes += [_in_words(note, raw) for note in found]
     return raw
+
+
+def _goes_in_circles(path: Path) -> bool:
+    """Whether the tags of a FIF file never end, which MNE would follow for ever.
+
+    A tag is kind, type, size and the place of the next: 0 is behind it, below is none.
+    """
+    seen: set[int] = set()
+    at = 0
+    with open(path, "rb") as file:
+        while at >= 0:
+            if at in seen:
+                return True
+            seen.add(at)
+            file.seek(at)
+            header = file.read(16)
+            if len(header) < 16:
+                return False
+            _, _, size, following = struct.unpack(">iiii", header)
+            if following < 0:
+                return False
+            at = following or at + 16 + size
+    return False
 
 
 def _first_line(error: Exception, path: Path) -> str:
