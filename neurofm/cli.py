@@ -439,6 +439,48 @@ def embed_command(
     return result, table({k: v for k, v in result.items() if v not in ([], {})})
 
 
+@command("reconstruct")
+@model_argument
+@click.argument("given", metavar="INPUT", type=LOCAL)
+@click.option("--out", type=LOCAL, required=True, help=".fif (EEG) or .npz")
+@click.option("--montage", help="Electrodes to rebuild: a montage of MNE, or a file.")
+@click.option("--hide", default="", help="Channels not to show: Cz,Pz")
+@click.option("--positions", help="Electrodes of INPUT: a montage of MNE, or a file.")
+@click.option("--unit", help="What numbers are in: uV or fT,fT/cm.")
+@click.option("--line-freq", type=float, help="Of the mains, in Hz.")
+def reconstruct_command(
+    model: Place,
+    given: Path,
+    out: Path,
+    montage: str | None,
+    hide: str,
+    positions: str | None,
+    **reading: Any,
+):
+    """Rebuild EEG or MEG at its own sensors or at those of a montage.
+
+    Bad channels, and those to hide, are filled in. A picture shows the error.
+    """
+    from neurofm.model import load
+    from neurofm.reconstruct import reconstruct
+
+    loaded = load(model)
+    result = reconstruct(
+        loaded,
+        given,
+        out,
+        montage=montage,
+        hide=tuple(name for name in hide.split(",") if name),
+        settings=meeg_settings(loaded, montage=positions, **reading),
+    )
+    r2 = {
+        f"r2 of {word} {kind}": f"{x:.3f}"
+        for kind, medians in result["r2"].items()
+        for word, x in medians.items()
+    }
+    return result, table({**{k: v for k, v in result.items() if k != "r2"}, **r2})
+
+
 @command("import")
 @click.argument("system")
 @click.argument("weights", type=LOCAL)

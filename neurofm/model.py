@@ -17,8 +17,8 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,9 @@ from neurofm.weights.files import read_tensors
 
 if TYPE_CHECKING:
     from data_pipelines.meeg.settings import Settings
+    from neurofm.data.sensors import Sensors
     from neurofm.embedding.encode import Layers
+    from neurofm.embedding.rebuild import Rebuilt
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class Model:
 
     def outputs(self, want: Want) -> tuple[str, ...]:
         """Names of what the model reads for `want`."""
-        batch = abstract_batch(self.task, 1)
+        batch = abstract_batch(self.task, 1, want)
         values = jax.eval_shape(
             lambda v, b: self.task.read(v, b, want).values, self.inference, batch
         )
@@ -146,6 +148,44 @@ class Model:
             batch_size=batch_size,
         )
         return readings[0] if one else readings
+
+    def reconstruct(
+        self,
+        x: Any,
+        sfreq: float | None = None,
+        info: Any = None,
+        *,
+        at: "Sensors | str | None" = None,
+        hide: Sequence[str] = (),
+        batch_size: int = 16,
+        settings: "Settings | None" = None,
+    ) -> "Rebuilt":
+        """A recording of EEG or MEG as the model rebuilds it, in V, T and T/m.
+
+        Channels marked bad are not shown to the model, and so are filled in.
+
+        Args:
+          x, sfreq, info: one recording, see `embed`.
+          at: `Sensors`, or a montage by MNE's name, to be rebuilt in place of the
+            recording's own.
+          hide: channels that are not shown either.
+          batch_size: segments at once.
+          settings: see `embed`.
+
+        Raises:
+          NeuroFMError: see `embed` and `embedding.rebuild.rebuild`.
+        """
+        from neurofm.embedding import inputs, meeg, rebuild
+
+        if self.contract.kind == "meeg":
+            settings = settings or meeg.settings_for(self.contract)
+            settings = replace(settings, bads="keep")
+        given, single = inputs.take_all(self.contract, x, sfreq, info, settings)
+        if not single:
+            raise NeuroFMError(
+                "several recordings, or epochs, were given to be rebuilt: give one"
+            )
+        return rebuild.rebuild(self, given[0], frozenset(hide), at, batch_size)
 
 
 def save(

@@ -279,7 +279,8 @@ def test_codebook_health_is_told_from_the_sums():
 
 def read(want):
     run = quick.jit(lambda v, b: vars(TOKENIZER.read(v, b, want)))
-    return jax.device_get(run(fresh(), BATCH))
+    batch = {**BATCH, "meeg/sensor_shown": BATCH["meeg/sensor_mask"]}
+    return jax.device_get(run(fresh(), batch))
 
 
 def test_features_are_the_sums_of_the_codes_read():

@@ -72,7 +72,7 @@ def take(
             f"an array of shape {x.shape} and type {x.dtype} was given: give numbers, "
             "(channels, samples) or (epochs, channels, samples)"
         )
-    channels, sensors, found = known(info, x.shape[-2], sfreq, settings)
+    channels, sensors, bads, found = known(info, x.shape[-2], sfreq, settings)
     x = np.asarray(x[..., channels, :], float)
     x = _in_si(x, sensors, sfreq, settings)
     if sfreq != contract.sfreq:
@@ -83,7 +83,8 @@ def take(
         how = f"resampled from {sfreq:g} to {contract.sfreq:g} Hz"
         found.append(Difference("sfreq", sfreq, contract.sfreq, how))
     epochs = x[None] if x.ndim == 2 else x
-    return [Recorded(e.astype(np.float32), sensors, start_s) for e in epochs], found
+    whole = Recorded(epochs[0].astype(np.float32), sensors, start_s, bads=bads)
+    return [whole._replace(samples=e.astype(np.float32)) for e in epochs], found
 
 
 def several(x: Any) -> bool:
@@ -110,15 +111,17 @@ def of_file(path: Path, settings: "Settings") -> tuple[Recorded, list[Difference
         how = f"resampled from {given:g} to {settings.sfreq:g} Hz"
         found.append(Difference("sfreq", given, settings.sfreq, how))
     found += [Difference("note", None, None, note) for note in (*notes, *item.notes)]
-    return Recorded(item.samples, item.sensors), found
+    bads = tuple(n for n in item.meta["bads"].split(", ") if n in item.sensors.names)
+    return Recorded(item.samples, item.sensors, bads=bads), found
 
 
 def known(
     info: Any, n_chans: int, sfreq: float, settings: "Settings"
-) -> tuple[list[int], Sensors, list[Difference]]:
-    """Which channels are EEG and MEG with a known place, and their sensors.
+) -> tuple[list[int], Sensors, tuple[str, ...], list[Difference]]:
+    """Channels of EEG and MEG with a known place, their sensors, and the bad ones.
 
-    Channels marked bad are left out, and so are those without a place.
+    Channels marked bad are left out unless the settings keep them, and so are those
+    without a place.
 
     Args:
       info: `Sensors` of all channels; an `mne.Info`; or a list of MNE's channels, each
@@ -129,7 +132,7 @@ def known(
     """
     if isinstance(info, Sensors):
         _check_number(len(info), n_chans)
-        return list(range(n_chans)), info, []
+        return list(range(n_chans)), info, (), []
     import mne
 
     from data_pipelines.meeg import sensors
@@ -140,13 +143,16 @@ def known(
     notes: list[str] = []
     raw = mne.io.RawArray(np.zeros((n_chans, 1)), info, verbose="error")
     channels = sensors.choose(raw, settings.picks, notes)
-    if bad := [c for c in channels if raw.ch_names[c] in info["bads"]]:
+    bad = [c for c in channels if raw.ch_names[c] in info["bads"]]
+    if bad and settings.bads != "keep":
         channels = [c for c in channels if c not in bad]
         told = ", ".join(raw.ch_names[c] for c in bad)
         notes.append(f"channels marked bad were left out: {told}")
     placed = sensors.place(raw, channels, sensors.given_by(settings), settings, notes)
     found = [Difference("note", None, None, note) for note in notes]
-    return placed.channels, placed.sensors, found
+    names = zip(placed.channels, placed.sensors.names, strict=True)
+    bads = tuple(name for channel, name in names if channel in bad)
+    return placed.channels, placed.sensors, bads, found
 
 
 def _check_number(known: int, given: int) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Bool, Float32, Shaped
 
 from neurofm.data import meeg
 from neurofm.data.sensors import Sensors
 
 Samples = Float32[np.ndarray, "C _"]  # many of them differ in length
+# What has an entry a sensor, the last axis of what is read.
+_OF_SENSORS = frozenset({"topography", "reconstruction", "signal"})
 # A batch of EEG and MEG has the next of these places for sensors: few programs, and
 # less than half of the places empty.
 _PLACES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512)
@@ -24,12 +26,16 @@ class Recorded(NamedTuple):
     Attributes:
       samples: in the unit of the model's contract.
       sensors: of its channels, for EEG and MEG.
+      shown: sensors that the model sees, where it is to rebuild them all.
+      bads: names of channels that are marked bad and kept.
       start_s: seconds at its first sample, for pieces around an event.
     """
 
     samples: Samples
     sensors: Sensors | None = None
     start_s: float = 0.0
+    shown: Bool[np.ndarray, " C"] | None = None
+    bads: tuple[str, ...] = ()
 
     def cut(self, start: int, length: int) -> "Recorded":
         """`length` samples from `start`; less where the recording ends before."""
@@ -52,6 +58,11 @@ def arrays(
     waves = [row.samples for row in rows]
     if (known := [row.sensors for row in rows if row.sensors is not None]) != []:
         fields = meeg.pad(waves, known, rows[0].places, size)
+        if rows[0].shown is not None:
+            shown = np.zeros((n_rows, rows[0].places), bool)
+            for padded, row in zip(shown, rows, strict=True):
+                padded[: len(row.samples)] = row.shown
+            fields["meeg/sensor_shown"] = shown
     else:
         wave = np.zeros((n_rows, len(waves[0]), size), np.float32)
         for padded, x in zip(wave, waves, strict=True):
@@ -70,8 +81,8 @@ def own(
 ) -> dict[str, Shaped[np.ndarray, "T _"]]:
     """What was read of one window, without the places that it leaves empty."""
     out = dict(values)
-    if "topography" in out:
-        by_source = out["topography"].reshape(len(out["topography"]), -1, window.places)
-        kept = by_source[..., : len(window.samples)]
-        out["topography"] = kept.reshape(len(kept), -1)
+    for name in _OF_SENSORS & out.keys():
+        by_sensor = out[name].reshape(len(out[name]), -1, window.places)
+        kept = by_sensor[..., : len(window.samples)]
+        out[name] = kept.reshape(len(kept), -1)
     return out

@@ -156,6 +156,7 @@ class BrainTokenizer(Task):
             self.segment_samples,
             self.hop_samples,
             self.window_samples,
+            want,
         )
 
     def n_shown(self, n_sensors):
@@ -491,12 +492,16 @@ class BrainTokenizer(Task):
     def latents(
         self, params: Tree, batch: Batch, overlap: float
     ) -> tuple[Float[Array, "B S W D"], Float[Array, "B S W C"], Bool[Array, "B W"]]:
-        """Latents of all sensors, where they look, and tokens that describe input."""
+        """Latents of what is shown, where they look, and tokens that describe input.
+
+        All sensors are shown but where the batch says otherwise.
+        """
         there = batch["meeg/sensor_mask"]
-        windows, pos = self.inputs(batch, there, overlap)
+        shown = batch.get("meeg/sensor_shown", there) & there
+        windows, pos = self.inputs(batch, shown, overlap)
         sensors = self.sensors(params, pos, batch["meeg/sensor_type"])
         valid = jnp.repeat(self._valid_windows(batch, overlap), self.tokens, axis=1)
-        return *self.encode(params, windows, sensors, there), valid
+        return *self.encode(params, windows, sensors, shown), valid
 
     def tokenize(
         self, variables: Tree, batch: Batch, overlap: float
@@ -550,7 +555,8 @@ class BrainTokenizer(Task):
         return Reading(values, times, mask)
 
     def _reconstruction(self, params: Tree, batch: Batch, vectors: Array) -> Reading:
-        windows, pos = self.inputs(batch, batch["meeg/sensor_mask"], 0.0)
+        shown = batch["meeg/sensor_shown"] & batch["meeg/sensor_mask"]
+        windows, pos = self.inputs(batch, shown, 0.0)
         sensors = self.sensors(params, pos, batch["meeg/sensor_type"])
         tokens = self.at_sensors(params, vectors, sensors)
         rebuilt = self.waveforms(params, tokens).astype(jnp.float32)

@@ -78,7 +78,8 @@ class Finetune(Task):
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """The batch of the task, and for training the label."""
-        spec = self.task.batch_spec("features")
+        own = want in ("train", "prediction")
+        spec = self.task.batch_spec("features" if own else want)
         if want != "train":
             return spec
         label = Field(shape=(), axes=(), dtype="int32", words=self.classes)

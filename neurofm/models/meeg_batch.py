@@ -10,15 +10,23 @@ from jaxtyping import Array, Bool, Float
 
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.signals import meeg
-from neurofm.task import Batch
+from neurofm.task import Batch, Want
 
 Normalise = Literal["kept", "all", "none"]
 
 
-def spec(sfreq: float, c: int, t: int, hop: int, receptive: int) -> BatchSpec:
-    """The batch of EEG and MEG: signals, and what is known of every sensor."""
+def spec(
+    sfreq: float, c: int, t: int, hop: int, receptive: int, want: Want
+) -> BatchSpec:
+    """The batch of EEG and MEG: signals, and what is known of every sensor.
+
+    A `reconstruction` is told besides which sensors the model is shown; of the others
+    only the place counts.
+    """
+    shown = {"meeg/sensor_shown": Field(shape=(c,), axes=("chan",), dtype="bool")}
     return BatchSpec(
         fields={
+            **(shown if want == "reconstruction" else {}),
             "meeg/signal": Field(shape=(c, t), axes=("chan", "sample"), unit="si"),
             "meeg/pos": Field(shape=(c, 6), axes=("chan", "coord"), unit="m"),
             "meeg/sensor_type": Field(shape=(c,), axes=("chan",), dtype="int32"),
