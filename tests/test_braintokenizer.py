@@ -118,9 +118,10 @@ def test_what_a_filler_row_holds_changes_nothing():
 @pytest.mark.parametrize("normalise", ["kept", "all"])
 def test_only_from_all_sensors_does_the_view_see_those_it_must_rebuild(normalise):
     task = replace(TOKENIZER, normalise=normalise)
+    params, drawn = fresh()["params"], draw()
 
     def latents(signal):
-        own = fresh()["params"], {**BATCH, "meeg/signal": signal}, draw()
+        own = params, {**BATCH, "meeg/signal": signal}, drawn
         return task._training_view(*jax.tree.map(jnp.asarray, own))[0][0]
 
     louder = BATCH["meeg/signal"].copy()

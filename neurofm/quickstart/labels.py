@@ -54,15 +54,12 @@ class Labelled(Task):
     def layers(self, variables: Tree, batch: Batch) -> Float[Array, "L B S W E"]:
         """The output of every block."""
         params, task = variables["params"], self.task
-        first, there = task.tokenizer, batch["meeg/sensor_mask"]
-        windows, pos = first.inputs(batch, there, task.overlap)
-        sensors = first.sensors(params["tokenizer"], pos, batch["meeg/sensor_type"])
-        latents = first.encode(params["tokenizer"], windows, sensors, there)
+        first = params["tokenizer"]
+        latents, _, valid = task.tokenizer.latents(first, batch, task.overlap)
         both = {
             "params": params["blocks"],
-            "frozen": {"tokenizer": {"params": params["tokenizer"]}},
+            "frozen": {"tokenizer": {"params": first}},
         }
-        valid = jnp.ones((len(latents), latents.shape[2]), bool)
         return task.layers(both, task.input_scaled(latents), valid, None)
 
     def draw(self, batch: Batch, key: jax.Array, step: Array, train: bool) -> Tree:
