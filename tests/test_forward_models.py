@@ -117,7 +117,11 @@ def test_coils_of_a_helmet_measure_what_those_of_mne_do(dipoles, forward):
     coils = [3024] * 102 + [3012] * 204
     assert helmet.coil == ("VV_MAG_T3",) * 102 + ("VV_PLANAR_T1",) * 204
     theirs = forward(coils_info(helmet.place, helmet.frames, kinds, coils))
-    for coil, of in (("mag", slice(0, 102)), ("grad", slice(102, 306))):
+    parts: dict[meg_sphere.Coil, slice] = {
+        "mag": slice(0, 102),
+        "grad": slice(102, 306),
+    }
+    for coil, of in parts.items():
         ours = meg_sphere.measured(helmet.place[of], helmet.frames[of], dipoles, coil)
         # Both average over the coil; MNE's points are elsewhere.
         assert error(ours, theirs[of]) < 0.02

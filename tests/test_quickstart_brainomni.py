@@ -28,6 +28,8 @@ def few_people(monkeypatch):
     each = {"stream": 4, "train": 4, "valid": 4, "test": 2}
     monkeypatch.setattr(events, "N_SUBJECTS", people)
     monkeypatch.setattr(events, "PER_SUBJECT", each)
+    monkeypatch.setattr(events, "KNOWN", ("eeg19",))  # fewer programs to compile
+    monkeypatch.setattr(events, "UNSEEN", ("eeg32",))
     monkeypatch.setattr(labels, "STEPS", 2)
 
 
@@ -54,7 +56,7 @@ def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
             assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
             assert score["n"] == 20
     assert scores["chance"]["mean"] == 0.5
-    assert scores["oracle"]["mean"] > 0.9
+    assert scores["oracle"]["mean"] > 0.8
     gap = found["differences"]["model-tokenizer"]["mean"]
     expected = scores["model"]["mean"] - scores["tokenizer"]["mean"]
     assert gap == pytest.approx(expected)

@@ -26,11 +26,12 @@ def config() -> Experiment:
                 window_samples=384,
                 n_filters=16,
                 ratios=(16,),
-                width=32,
+                width=64,
                 n_sources=8,
                 n_quantizers=2,
                 n_codes=64,
-                code_width=32,
+                code_width=64,
+                codebook_decay=0.9,
                 target="logspec",
             ),
             segment_samples=384,
@@ -47,8 +48,8 @@ def config() -> Experiment:
         ),
         data=Data(buckets=2),
         optim=Optim(
-            lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01, clip_norm=1.0, warmup=0.1
+            lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01, clip_norm=1.0, warmup=0.1
         ),
-        train=Train(steps=300, batch_size=32, log_every=20, checkpoint_every=300),
+        train=Train(steps=400, batch_size=16, log_every=20, checkpoint_every=200),
         eval=Eval(every=0),
     )

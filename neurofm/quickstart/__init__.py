@@ -35,6 +35,6 @@ def total_steps(system: str, overrides: tuple[str, ...] = ()) -> int:
 def _module(system: str):
     if system not in SYSTEMS:
         raise NeuroFMError(
-            f"there is no quickstart of {system!r}: {suggest(system, SYSTEMS)}"
+            f"there is no quickstart of {system!r}: {suggest(system, [*SYSTEMS])}"
         )
     return importlib.import_module(f"neurofm.quickstart.{system}")

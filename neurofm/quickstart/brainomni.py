@@ -26,6 +26,7 @@ from neurofm.eval.rhythms import band_power_candidates, lag_moment_candidates
 from neurofm.eval.scores import compare
 from neurofm.model import load
 from neurofm.models.brainomni import BrainOmni
+from neurofm.models.braintokenizer import BrainTokenizer
 from neurofm.quickstart import events
 from neurofm.quickstart.finished import Finished, read_back, sentence
 from neurofm.quickstart.labels import train_with_labels
@@ -60,8 +61,10 @@ def experiments(
     first = config.load(TOKENIZER, (*settings, *own))
     leaning = f"init.frozen.tokenizer={workdir / 'tokenizer'}"
     second = config.load(CONFIG, (*settings, leaning, *rest))
-    task = replace(second.task, tokenizer=first.task)  # pyright: ignore[reportCallIssue]
-    return first, replace(second, task=task)
+    task, tokenizer = second.task, first.task
+    assert isinstance(task, BrainOmni)
+    assert isinstance(tokenizer, BrainTokenizer)
+    return first, replace(second, task=replace(task, tokenizer=tokenizer))
 
 
 def quickstart(
@@ -108,7 +111,7 @@ def score(workdir: Path, stores: Mapping[str, Dataset], seed: int) -> dict[str, 
                     k: x for k, x in pooled.items() if k.endswith(how)
                 }
         evidence = np.array(store.items["evidence"].to_pylist())[:, None]
-        more = lag_moment_candidates(store, examples) | {"oracle": evidence}
+        more = {**lag_moment_candidates(store, examples), "oracle": evidence}
         classic = band_power_candidates(store, examples)
         for how in POOLS:
             systems = {k: [v] for k, v in found[how].items()}
@@ -194,13 +197,19 @@ def batch_of(store: Dataset, rows: Sequence[int] | np.ndarray, task: Task) -> Tr
     }
 
 
-def reader(task: Task, variables: Tree) -> Embed:
-    """All layers of a network, read batch by batch."""
-
+@functools.cache  # networks of one task, and both stores, share its programs
+def _read(task: Task):
     @jax.jit
     def read(variables: Tree, batch: Tree):
         reading = task.read(variables, batch)
         return reading.values, reading.times_s
+
+    return read
+
+
+def reader(task: Task, variables: Tree) -> Embed:
+    """All layers of a network, read batch by batch."""
+    read = _read(task)
 
     def embed(store: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
         order = np.asarray(rows)[np.argsort(store.n_chans[rows], kind="stable")]

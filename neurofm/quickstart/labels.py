@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from neurofm.contract import BatchSpec
 from neurofm.models.brainomni import BrainOmni
 from neurofm.nn.norms import l2_normalize
-from neurofm.optim import Optim
+from neurofm.optim import Group, Optim
 from neurofm.step import train_step
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
@@ -39,6 +39,11 @@ class Labelled(Task):
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """That of the network; training wants `label` beside it."""
         return self.task.batch_spec("features")
+
+    def init(self, key: jax.Array, batch: Batch, frozen: Tree) -> Tree:
+        """Fresh parameters, those of the first stage as in `frozen`."""
+        fresh = self.task.init(key, batch, frozen)
+        return self.start({**fresh, "frozen": frozen})
 
     def start(self, fresh: Tree) -> Tree:
         """Parameters of an untrained network, and a head of zeros."""
@@ -86,6 +91,11 @@ class Labelled(Task):
         values = {"last": last.reshape(b, w, -1)}
         return Reading(values, jnp.broadcast_to(times, mask.shape), mask)
 
+    def flops(self, batch_size: int) -> float:
+        """Those of both stages, all of it trained."""
+        first = self.task.tokenizer.flops(batch_size)
+        return self.task.flops(batch_size) + first
+
 
 def train_with_labels(
     task: BrainOmni,
@@ -104,7 +114,8 @@ def train_with_labels(
       rows: those to train on.
     """
     own = Labelled(task=task)
-    optim = Optim(lr=1e-3, warmup=0.1)
+    keys = Group(path="to_sources/key", lr_scale=10)  # as in the first stage's recipe
+    optim = Optim(lr=2e-3, warmup=0.1, clip_norm=1.0, groups=(keys,))
     start = own.start(fresh)
     opt = jax.jit(optim.build(STEPS).init)(start["params"])
     state = {**start, "opt": opt, "step": jnp.zeros((), jnp.int32)}
