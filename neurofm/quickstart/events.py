@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from neurofm.data.layout import DatasetInfo
 from neurofm.data.records import Dataset, open_dataset
@@ -103,7 +104,11 @@ def _by_subject(
             (f"{part}_{i:05d}", meeg.record(seed, part, i, design)) for i in indices
         ]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # One thread a person: on small matrices the threads of BLAS wait for each other.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
         yield from enumerate(pool.map(of, range(n_subjects)))
 
 
