@@ -41,6 +41,10 @@ class Pieces:
     def hash(self) -> str:
         return self.whole.hash
 
+    @property
+    def n_chans(self) -> Int[np.ndarray, " n"]:
+        return self.whole.n_chans[self.row]
+
     @functools.cached_property
     def items(self) -> pa.Table:
         """The recordings' columns, an item and its samples a piece."""

@@ -22,6 +22,7 @@ from neurofm.config import Experiment
 from neurofm.data import meeg
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.eval.features import Candidates, Embed, Pool, Tokens, vectors
+from neurofm.eval.pieces import Recordings
 from neurofm.eval.rhythms import band_power_candidates, lag_moment_candidates
 from neurofm.eval.scores import compare
 from neurofm.model import load
@@ -181,7 +182,7 @@ def untrained(task: BrainOmni, stream: Dataset, seed: int) -> Tree:
 # ---- reading -------------------------------------------------------------------------
 
 
-def batch_of(store: Dataset, rows: Sequence[int] | np.ndarray, task: Task) -> Tree:
+def batch_of(store: Recordings, rows: Sequence[int] | np.ndarray, task: Task) -> Tree:
     """Whole recordings of a store as a batch, of 32, 64, ... sensors."""
     n_samples = task.batch_spec("features").contract.window_samples
     widest = int(store.n_chans[np.asarray(rows)].max())
@@ -211,7 +212,7 @@ def reader(task: Task, variables: Tree) -> Embed:
     """All layers of a network, read batch by batch."""
     read = _read(task)
 
-    def embed(store: Dataset, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
+    def embed(store: Recordings, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
         order = np.asarray(rows)[np.argsort(store.n_chans[rows], kind="stable")]
         for first in range(0, len(order), READ_BATCH):
             part = order[first : first + READ_BATCH]
