@@ -73,13 +73,13 @@ READ = quick.jit(
 @pytest.fixture(autouse=True)
 def _compiled_quickly(monkeypatch):
     monkeypatch.setattr(encode, "_read_layers", READ)
+    monkeypatch.setattr(encode, "N_SIZES", 1)
 
 
 # ---- batches -------------------------------------------------------------------------
 
 
-def test_recordings_of_any_sensors_and_length_are_read_as_if_alone(monkeypatch):
-    monkeypatch.setattr(encode, "N_SIZES", 1)  # fewer programs
+def test_recordings_of_any_sensors_and_length_are_read_as_if_alone():
     sizes = [(4, 100), (9, 42), (11, 17), (5, 6)]
     given = [(i, recorded(c, n, i)) for i, (c, n) in enumerate(sizes)]
     together = list(encode.embed_waves(MODEL, given, layers="all", batch_size=4))
@@ -115,9 +115,9 @@ def test_windows_of_a_long_recording_are_read_one_by_one():
 
 def test_a_short_recording_is_read_in_a_short_segment_with_the_same_tokens(monkeypatch):
     one = recorded(5, 17, 4)
-    short = MODEL.embed(one.samples, SFREQ, one.sensors, layers="all")
-    monkeypatch.setattr(encode, "N_SIZES", 1)
-    same(short, MODEL.embed(one.samples, SFREQ, one.sensors, layers="all"))
+    whole = MODEL.embed(one.samples, SFREQ, one.sensors, layers="all")
+    monkeypatch.setattr(encode, "N_SIZES", 4)
+    same(MODEL.embed(one.samples, SFREQ, one.sensors, layers="all"), whole)
 
 
 # ---- from memory ---------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Difference:
     """One way in which an input is not what the model takes.
 
     Attributes:
-      name: field of the input contract.
+      name: field of the input contract; `note` where a remedy is only told.
       given, expected: the two values.
       remedy: how it is converted, or None where no exact conversion is known.
     """
@@ -95,15 +95,15 @@ def refuse(differences: list[Difference]) -> None:
 
 
 def announce(found: list[tuple[str, list[Difference]]]) -> list[str]:
-    """Say once per kind of conversion, and return it: for how many inputs, and how."""
+    """Say once per kind of conversion or note, and return it: how, and how many."""
     counts: dict[str, list[str]] = {}
     for item, differences in found:
         for difference in differences:
-            counts.setdefault(str(difference.remedy), []).append(item)
+            told = "" if difference.name == "note" else " converted"
+            counts.setdefault(f"{told}: {difference.remedy}", []).append(item)
     lines = [
-        f"{len(items)} input{'s' * (len(items) > 1)} converted: {remedy} (first: "
-        f"{items[0]})"
-        for remedy, items in counts.items()
+        f"{len(items)} input{'s' * (len(items) > 1)}{what} (first: {items[0]})"
+        for what, items in counts.items()
     ]
     for line in lines:
         _log.info("%s", line)

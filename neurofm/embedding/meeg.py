@@ -7,6 +7,7 @@ Axes: n epochs, C channels, N samples.
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ from neurofm.signals.meeg import EEG, MAG
 if TYPE_CHECKING:
     from data_pipelines.meeg.settings import Settings
 
+# What MNE warns of is caught while a file is read, and threads share how warnings are
+# caught: one file at a time, while the model reads the one before.
+_READING = threading.Lock()
 BAND_HZ = (0.1, 96.0)  # of files at 256 Hz, as BrainOmni's; at lower rates to 3/8 of it
 
 
@@ -99,8 +103,9 @@ def of_file(path: Path, settings: "Settings") -> tuple[Recorded, list[Difference
     from data_pipelines.meeg import files, recording, sensors
 
     notes: list[str] = []
-    raw = files.open_raw(path, notes)
-    item = recording.from_raw(raw, settings, sensors.given_by(settings))
+    with _READING:
+        raw = files.open_raw(path, notes)
+        item = recording.from_raw(raw, settings, sensors.given_by(settings))
     low, high = settings.band
     found = [
         Difference(
