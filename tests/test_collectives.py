@@ -19,6 +19,8 @@ from neurofm.parallel.collectives import collectives
 
 MESH = {"replica": 1, "data": 2, "fsdp": 2, "tensor": 2}
 LAYERS = 5
+BLOCKS, HEADS, WIDTH = 2, 6, 384
+MESH_OF_BLOCKS = {"replica": 1, "data": 2, "fsdp": 4, "tensor": 1}
 
 
 def programs():
@@ -113,7 +115,40 @@ def compiled_texts(platform):
     weights = placed((LAYERS, 512, 1024), P(None, "fsdp"))
     rows = placed((4096, 512), P(("data", "fsdp")), jnp.bfloat16)
     texts["layers"] = text(jax.grad(loss), (weights, rows), P(None, "fsdp"))
+    if platform == "tpu":
+        blocks = mesh.make(Mesh(**MESH_OF_BLOCKS), devices.devices.flatten())
+        texts["blocks"] = blocks_text(blocks)
     return texts
+
+
+def blocks_text(devices):
+    """Value and gradient of transformer blocks whose parameters lie as in training."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    from neurofm.nn.blocks import Transformer
+    from neurofm.parallel import sharding
+
+    model = Transformer(BLOCKS, HEADS, remat="selective", dtype=jnp.dtype("bfloat16"))
+
+    def loss(params, x):
+        return jnp.square(model.apply({"params": params}, x, None)[0]).mean()
+
+    shape = jax.ShapeDtypeStruct((16, 39, WIDTH), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(model.init, key, shape, None)["params"]
+    where, _ = sharding.param_shardings(params, devices)
+    placed = lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)  # noqa: E731
+    args = (
+        jax.tree.map(placed, params, where),
+        placed(shape, sharding.batch_sharding(devices)),
+    )
+    out = (NamedSharding(devices, P()), where)
+    with jax.set_mesh(devices):
+        step = jax.jit(jax.value_and_grad(loss), out_shardings=out)
+        return step.lower(*args).compile().as_text()
 
 
 @pytest.fixture(scope="module", params=["cpu", "tpu"])
@@ -137,7 +172,8 @@ def found(request):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     texts = json.loads(done.stdout.splitlines()[-1])
-    return {name: collectives(text, MESH) for name, text in texts.items()}
+    meshes = {"blocks": MESH_OF_BLOCKS}
+    return {n: collectives(text, meshes.get(n, MESH)) for n, text in texts.items()}
 
 
 WHOLE = 64 * 256 * 4
@@ -194,6 +230,20 @@ def test_layers_gather_their_weights_each_round_and_sum_gradients_over_the_rows(
     assert {c.kind for c in sums} <= {"all-reduce", "reduce-scatter"}
     assert {axis for c in sums for axis in c.axes} == {"data", "fsdp"}
     assert {c.trips for c in sums} == {LAYERS}
+
+
+def test_gradients_of_all_weights_of_a_block_are_scattered_and_none_is_summed_whole(
+    found,
+):
+    if "blocks" not in found:
+        pytest.skip("the CPU's compiler does not make reduce-scatters")
+    over_fsdp = [c for c in found["blocks"] if "fsdp" in c.axes]
+    scattered = [c for c in over_fsdp if c.kind == "reduce-scatter"]
+    size = sum(c.bytes * (c.trips or 0) for c in scattered)
+    assert size == BLOCKS * 12 * WIDTH * WIDTH * 2  # bytes of a bfloat16
+    whole = [c for c in over_fsdp if c.kind == "all-reduce"]
+    sizes = [np.prod(shape) for c in whole for shape in c.shapes]
+    assert max(sizes) <= 4 * WIDTH  # biases and norms
 
 
 # ---- parts of the text, by hand ----

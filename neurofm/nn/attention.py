@@ -149,12 +149,20 @@ class SelfAttention(nn.Module):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         shape = (self.heads, width // self.heads)
+        dense = functools.partial(Linear, dtype=self.dtype)
         query, key, value = (
             constrain(
-                Linear(shape, kernel_init=qkv_init, dtype=self.dtype, name=name)(x),
+                dense(
+                    shape,
+                    kernel_init=qkv_init,
+                    axes=("embed", "heads", "kv"),
+                    name=name,
+                )(x),
                 *("batch", "token", "heads", "kv"),
             )
             for name in ("query", "key", "value")
         )
         mixed = attend(query, key, value, visible, self.attention)
-        return Linear((width,), n_in_axes=2, dtype=self.dtype, name="out")(mixed)
+        return dense((width,), n_in_axes=2, axes=("heads", "kv", "embed"), name="out")(
+            mixed
+        )

@@ -3,6 +3,7 @@
 Axes: B batch, S tokens, D width, L blocks.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -66,10 +67,12 @@ class PostNormBlock(nn.Module):
         x = constrain(x, "batch", "token", "embed")
         attn = SelfAttention(self.heads, self.attention, dtype=self.dtype, name="attn")
         x = LayerNorm(self.eps, name="norm_attn")(x + attn(x, visible))
-        hidden = Linear((self.mlp_ratio * width,), dtype=self.dtype, name="mlp_in")(x)
+        dense = partial(Linear, dtype=self.dtype)
+        wide = self.mlp_ratio * width
+        hidden = dense((wide,), axes=("embed", "mlp"), name="mlp_in")(x)
         hidden = constrain(hidden, "batch", "token", "mlp")
         hidden = nn.gelu(hidden, approximate=False)
-        hidden = Linear((width,), dtype=self.dtype, name="mlp_out")(hidden)
+        hidden = dense((width,), axes=("mlp", "embed"), name="mlp_out")(hidden)
         x = LayerNorm(self.eps, name="norm_mlp")(x + hidden)
         return x, x  # carry and output of the scan over blocks
 

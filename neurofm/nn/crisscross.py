@@ -78,7 +78,7 @@ class SequenceAttention(nn.Module):
         b, parallel, tokens, width = x.shape
         shape = (3, self.heads, width // self.heads)
         dense = partial(Linear, kernel_init=dense_init, dtype=self.dtype)
-        qkv = dense(shape, name="qkv")(x)
+        qkv = dense(shape, axes=("embed", None, "heads", "kv"), name="qkv")(x)
         query, key, value = (qkv[..., i, :, :] for i in range(3))
         if self.rope is not None:
             query, key = rotate(query, self.rope), rotate(key, self.rope)
@@ -100,7 +100,8 @@ class SequenceAttention(nn.Module):
             drop if keys is not None and self.rate > 0 else None,
         )
         mixed = mixed.reshape(b, parallel, tokens, *shape[1:])
-        return dense((width,), n_in_axes=2, name="out")(mixed)
+        axes = ("heads", "kv", "embed")
+        return dense((width,), n_in_axes=2, axes=axes, name="out")(mixed)
 
 
 class CrissCrossBlock(nn.Module):
@@ -141,9 +142,10 @@ class CrissCrossBlock(nn.Module):
         space = in_space(second.swapaxes(1, 2), None, keys, site + 1).swapaxes(1, 2)
         x = x + jnp.concatenate([space, time], axis=-1)
         dense = partial(Linear, kernel_init=dense_init, dtype=self.dtype)
-        hidden = dense((4 * width,), name="mlp_in")(RMSNorm(name="norm_mlp")(x))
+        hidden = RMSNorm(name="norm_mlp")(x)
+        hidden = dense((4 * width,), axes=("embed", "mlp"), name="mlp_in")(hidden)
         hidden = nn.selu(constrain(hidden, "batch", None, "token", "mlp"))
-        hidden = dense((width,), name="mlp_out")(hidden)
+        hidden = dense((width,), axes=("mlp", "embed"), name="mlp_out")(hidden)
         if keys is not None and self.rate_mlp > 0:
             hidden = dropout(hidden, keys, self.rate_mlp, site + 2)
         x = x + hidden

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from neurofm.parallel.sharding import as_matrix
+
 Initializer = Callable[..., jax.Array]
 
 
@@ -21,12 +23,15 @@ class Linear(nn.Module):
       shape: output sizes, e.g. `(heads, head_width)`.
       n_in_axes: how many trailing axes of `x` are contracted.
       kernel_init: initializer of the `[*in, *out]` kernel.
+      axes: names of the kernel's axes, as in its sharding rule but for `layers`; see
+        `parallel.sharding.as_matrix`.
       dtype: dtype of the product; parameters stay float32.
     """
 
     shape: tuple[int, ...]
     n_in_axes: int = 1
     kernel_init: Initializer = nn.initializers.normal(0.02)
+    axes: tuple[str | None, ...] = ()
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -34,8 +39,6 @@ class Linear(nn.Module):
         lead, ins = x.shape[: -self.n_in_axes], x.shape[-self.n_in_axes :]
         kernel = self.param("kernel", self.kernel_init, (*ins, *self.shape))
         bias = self.param("bias", nn.initializers.zeros, self.shape)
-        n_in, n_out = math.prod(ins), math.prod(self.shape)
-        y = x.astype(self.dtype).reshape(-1, n_in) @ kernel.astype(self.dtype).reshape(
-            n_in, n_out
-        )
+        matrix = as_matrix(kernel.astype(self.dtype), self.n_in_axes, self.axes)
+        y = x.astype(self.dtype).reshape(-1, math.prod(ins)) @ matrix
         return y.reshape(*lead, *self.shape) + bias.astype(self.dtype)

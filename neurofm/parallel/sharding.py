@@ -125,6 +125,41 @@ def constrain(x: Shaped[Array, "..."], *axes: str | None) -> Shaped[Array, "..."
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def as_matrix(
+    kernel: Shaped[Array, "..."], n_in: int, axes: Sequence[str | None]
+) -> Shaped[Array, "in out"]:
+    """A kernel `[*in, *out]` as the matrix of its product, which lies as it is stored.
+
+    So does the gradient of the matrix then, which XLA reduces to the stored part and
+    scatters. Told of the kernel alone, it sums whole matrices on every device where the
+    kernel's tiles on a TPU are not the matrix's (12 heads of 64).
+
+    Args:
+      kernel: of one layer.
+      n_in: how many of its axes are summed over.
+      axes: their names, as in rules but for `layers`; none leaves it to XLA.
+    """
+    ins, outs = kernel.shape[:n_in], kernel.shape[n_in:]
+    matrix = kernel.reshape(math.prod(ins), math.prod(outs))
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not axes:
+        return matrix
+    spec, _ = _spec(axes, kernel.shape, mesh.shape, STORAGE)
+    if all(mesh.shape[name] == 1 for name in spec if name):
+        return matrix  # even a constraint that says nothing changes the program
+    entries = [*spec, *[None] * (kernel.ndim - len(spec))]
+    sides = (_merged(entries[:n_in]), _merged(entries[n_in:]))
+    return jax.lax.with_sharding_constraint(matrix, PartitionSpec(*sides))
+
+
+def _merged(entries: list[Any]) -> Any:
+    """Where axes that become one lie; XLA's choice where another than the first is cut.
+
+    The parts of such an axis would not be one piece of the joined one.
+    """
+    return PartitionSpec.UNCONSTRAINED if any(entries[1:]) else entries[0]
+
+
 def on_shards(
     f: Callable[..., Array], *axes: tuple[str | None, ...]
 ) -> Callable[..., Array]:
