@@ -2,6 +2,7 @@
 
 import logging
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -533,3 +534,15 @@ def test_two_processes_save_together_and_agree_on_what_is_damaged(tmp_path, free
         python(TWO, str(tmp_path), str(r), str(free_port), devices=2) for r in (0, 1)
     ]
     finished(*both)
+
+
+# ---- how long it takes ---------------------------------------------------------------
+
+
+def test_the_benchmark_counts_the_bytes_of_a_state_and_leaves_nothing_behind(tmp_path):
+    benchmark = runpy.run_path(str(REPO / "benchmarks" / "checkpoints.py"))
+    found = benchmark["measure"]("wavjepa/tiny", ["task.width=48"], str(tmp_path), 1)
+    assert list(tmp_path.iterdir()) == []
+    assert 1 < found["stored_bytes"] / found["bytes"] < 1.05 + 2**16 / found["bytes"]
+    assert 0 < found["held_s"] <= found["committed_s"]
+    assert found["restore_s"] > 0
