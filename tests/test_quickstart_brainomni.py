@@ -2,8 +2,10 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+import quick
 from click.testing import CliRunner
 
 from neurofm.cli import cli
@@ -31,6 +33,7 @@ def few_people(monkeypatch):
     monkeypatch.setattr(events, "KNOWN", ("eeg19",))  # fewer programs to compile
     monkeypatch.setattr(events, "UNSEEN", ("eeg32",))
     monkeypatch.setattr(labels, "STEPS", 2)
+    monkeypatch.setattr(jax, "jit", quick.jit)  # a dozen programs, each run twice
 
 
 def run(*arguments):

@@ -9,6 +9,7 @@ one who knows the simulation reads from it.
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from neurofm import config, files
 from neurofm.config import Experiment
 from neurofm.data import meeg
 from neurofm.data.records import Dataset, open_dataset
+from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates, Embed, Pool, Tokens, vectors
 from neurofm.eval.pieces import Recordings
 from neurofm.eval.rhythms import band_power_candidates, lag_moment_candidates
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 TOKENIZER, CONFIG = "brainomni/quickstart_tokenizer", "brainomni/quickstart"
 FIRST = "tokenizer."  # begins overrides of the first stage
 READ_BATCH = 60
+Asked = tuple[Dataset, Examples]
 PAIRS = tuple(
     ("model", other) for other in ("untrained", "tokenizer", "baseline", "supervised")
 )
@@ -99,25 +102,26 @@ def quickstart(
 
 def score(workdir: Path, stores: Mapping[str, Dataset], seed: int) -> dict[str, Any]:
     """Scores at -10 to 0 dB; beside them those of plain means, and at -15 to -5 dB."""
-    networks = trained_networks(workdir, stores["labelled"], seed)
-    made = {}
-    for name, store in stores.items():
-        examples = events.examples(store, seed)
-        found: dict[str, dict[str, Candidates]] = {how: {} for how in POOLS}
-        for system, (task, variables) in networks.items():
-            log.info("reading %d events (%s): %s", len(examples.row), name, system)
-            pooled = vectors(reader(task, variables), pools, store, examples)
-            for how in POOLS:
-                found[how][system] = {
-                    k: x for k, x in pooled.items() if k.endswith(how)
-                }
-        evidence = np.array(store.items["evidence"].to_pylist())[:, None]
-        more = {**lag_moment_candidates(store, examples), "oracle": evidence}
-        classic = band_power_candidates(store, examples)
-        for how in POOLS:
-            systems = {k: [v] for k, v in found[how].items()}
-            systems |= {k: [{k: v}] for k, v in more.items()}
-            made[name, how] = compare(systems, classic, examples, PAIRS)
+    model, first = load(workdir), load(workdir / "tokenizer")
+    task = model.task
+    assert isinstance(task, BrainOmni)
+    fresh = untrained(task, open_dataset(workdir / "records" / "stream"), seed)
+    networks: dict[str, tuple[Task, Tree]] = {
+        "model": (task, task.inference(model.variables)),
+        "tokenizer": (first.task, first.task.inference(first.variables)),
+        "untrained": (task, task.inference(fresh)),
+    }
+    asked = {name: (x, events.examples(x, seed)) for name, x in stores.items()}
+    # So small a network leaves half of two cores idle: another trains meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        taught = beside.submit(supervised, task, fresh, stores["labelled"], seed)
+        systems = {name: features(name, *one, asked) for name, one in networks.items()}
+        systems["supervised"] = features("supervised", *taught.result(), asked)
+    made = {
+        (name, how): table({k: x[name, how] for k, x in systems.items()}, *asked[name])
+        for name in asked
+        for how in POOLS
+    }
     main = made["labelled", "/mean_max_std"]
     others = {
         "plain mean": made["labelled", "/mean"],
@@ -130,26 +134,41 @@ def score(workdir: Path, stores: Mapping[str, Dataset], seed: int) -> dict[str, 
     }
     moments = np.array(stores["labelled"].items["moment_nam"].to_pylist())
     quartiles = np.percentile(moments, [25, 50, 75]).round(1).tolist()
-    return {
-        "suite": "probe",
-        "target": "rising or falling, -10 to 0 dB",
-        **main,
-        **parts,
-        "moment_nam_quartiles": quartiles,
-    }
+    about = {"suite": "probe", "target": "rising or falling, -10 to 0 dB"}
+    return {**about, **main, **parts, "moment_nam_quartiles": quartiles}
 
 
-def trained_networks(
-    workdir: Path, labelled: Dataset, seed: int
-) -> dict[str, tuple[Task, Tree]]:
-    """Both stages, the first alone, and both untrained and trained with labels."""
-    model, first = load(workdir), load(workdir / "tokenizer")
-    task = model.task
-    assert isinstance(task, BrainOmni)
-    fresh = untrained(task, open_dataset(workdir / "records" / "stream"), seed)
+def features(
+    system: str, task: Task, variables: Tree, asked: Mapping[str, Asked]
+) -> dict[tuple[str, str], Candidates]:
+    """All layers of a network, by store and pooling."""
+    found = {}
+    for name, (store, examples) in asked.items():
+        log.info("reading %d events (%s): %s", len(examples.row), name, system)
+        read = vectors(reader(task, variables), pools, store, examples)
+        for how in POOLS:
+            found[name, how] = {k: x for k, x in read.items() if k.endswith(how)}
+    return found
+
+
+def table(
+    networks: Mapping[str, Candidates], store: Dataset, examples: Examples
+) -> dict[str, Any]:
+    """Networks beside classic features, and what knows the answer's form."""
+    systems = {name: [candidates] for name, candidates in networks.items()}
+    evidence = np.array(store.items["evidence"].to_pylist())[:, None]
+    systems["lag_moments"] = [lag_moment_candidates(store, examples)]
+    systems["oracle"] = [{"oracle": evidence}]
+    return compare(systems, band_power_candidates(store, examples), examples, PAIRS)
+
+
+def supervised(
+    task: BrainOmni, fresh: Tree, labelled: Dataset, seed: int
+) -> tuple[Task, Tree]:
+    """The untrained network trained on the labels of the training split."""
     log.info("training the same network with labels")
     split, label = (np.array(labelled.items[k].to_pylist()) for k in ("split", "label"))
-    taught = train_with_labels(
+    return train_with_labels(
         task,
         fresh,
         (label == LABELS[1]).astype(int),
@@ -157,12 +176,6 @@ def trained_networks(
         np.flatnonzero(split == "train"),
         seed,
     )
-    return {
-        "model": (task, task.inference(model.variables)),
-        "tokenizer": (first.task, first.task.inference(first.variables)),
-        "untrained": (task, task.inference(fresh)),
-        "supervised": taught,
-    }
 
 
 def untrained(task: BrainOmni, stream: Dataset, seed: int) -> Tree:
