@@ -72,7 +72,7 @@ class Checkpoints:
         """Finished steps, oldest first; what they hold is not verified."""
         return finished_steps(self.directory)
 
-    def save(self, step: int, state: Any, meta: Meta, best: int = 0) -> None:
+    def save(self, step: int, state: Any, meta: Meta, best: int | None = None) -> None:
         """Save in the background; `state` may be donated as soon as this returns.
 
         Waits for the save before it, and raises what went wrong there. The step that
@@ -105,14 +105,14 @@ class Checkpoints:
             )
         self._pending = self._writer.submit(self._finish, written, step, record, best)
 
-    def _finish(self, written: Any, step: int, record: Meta, best: int) -> None:
+    def _finish(self, written: Any, step: int, record: Meta, best: int | None) -> None:
         written.result()
         if jax.process_index() == 0:
             write_record(self.directory / str(step), record)
             self._prune(step, best)
         self._newest = step
 
-    def _prune(self, newest: int, best: int) -> None:
+    def _prune(self, newest: int, best: int | None) -> None:
         """Delete what the policy does not keep, now that step `newest` is safe.
 
         Later steps were passed over as damaged when this run restored; temporary and
@@ -120,7 +120,8 @@ class Checkpoints:
         """
         past = [s for s in self.steps() if s <= newest]
         kept = {s for s in past if self.keep_every and s % self.keep_every == 0}
-        kept.update({*past[-self.keep :], best})
+        kept.update(step for step in past if step == best)
+        kept.update(past[-self.keep :])
         for step in set(step_folders(self.directory)) - kept:
             (self.directory / str(step)).rmtree()
         for folder in self.directory.glob("*.orbax-checkpoint-tmp*"):

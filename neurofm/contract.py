@@ -39,6 +39,7 @@ class InputContract:
       window_samples: samples the model sees at once.
       hop_samples: samples from one token to the next.
       receptive_samples: samples one token sees.
+      frame: of the sensors' positions, `head`; or `released`, MEG as in its device.
       reference: what the channels are measured against, where that applies.
       normalisation: what the model itself does to the scale of its input.
     """
@@ -50,6 +51,7 @@ class InputContract:
     window_samples: int
     hop_samples: int
     receptive_samples: int
+    frame: str | None = None
     reference: str | None = None
     normalisation: str = "none"
 

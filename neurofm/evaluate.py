@@ -18,6 +18,7 @@ import numpy as np
 from neurofm import config, files, stores
 from neurofm.contract import InputContract
 from neurofm.data.embeddings import Embeddings, open_embeddings
+from neurofm.data.meeg import check_frame
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import encode, inputs
 from neurofm.embedding.difference import Difference, announce, compare, refuse
@@ -317,6 +318,7 @@ def _recorded(
     contract, info = model.contract, dataset.info
     if contract.kind == "meeg":
         refuse(compare(contract, {n: getattr(info, n) for n in ("kind", "sfreq")}))
+        check_frame(dataset, contract)
     for row, samples in sounds(dataset, rows):
         if contract.kind == "meeg":
             yield row, Recorded(samples, dataset.sensors(row)), []

@@ -212,7 +212,7 @@ def _pretrain(
                 "frozen": frozen_models.known(leaning),
             }
             folder.upload()  # so that no row before a checkpoint is lost
-            checkpoints.save(step, state, meta, plateau.step)
+            checkpoints.save(step, state, meta, plateau.step or None)
 
     def record(step: int, row: Row) -> None:
         if jax.process_index() == 0:

@@ -289,10 +289,12 @@ def test_vectors_of_the_whole_batch_couple_it():
 
 
 def test_the_tokenizer_gets_no_gradient():
+    known = jax.tree.map(jnp.asarray, variables())
+    batch, draws = jax.tree.map(jnp.asarray, (BATCH, draw()))
+
     def loss(frozen):
-        first = {**variables()["frozen"]["tokenizer"], "params": frozen}
-        own = {**variables(), "frozen": {"tokenizer": first}}
-        batch, draws = jax.tree.map(jnp.asarray, (BATCH, draw()))
+        first = {**known["frozen"]["tokenizer"], "params": frozen}
+        own = {**known, "frozen": {"tokenizer": first}}
         terms, _ = CALM.loss(own, batch, draws, jnp.int32(0), True)
         return terms["codes"][0]
 

@@ -276,3 +276,15 @@ def test_both_stages_train_on_mixed_sensors_and_resume_bit_for_bit(
     second = experiment(OMNI, recordings, init=init)
     second = config.override(second, ("task.dropout=0.0",))
     assert pretrain(second, tmp_path / "omni").status == "done"
+
+
+def test_meg_in_another_frame_than_the_model_knows_is_refused(tmp_path):
+    dataset = store(tmp_path / "d", [(6, 2 * WINDOW)])  # of all three kinds
+    released = replace(SPEC.contract, frame="released")
+    with pytest.raises(NeuroFMError, match=r"'head' where .* --frame released"):
+        meeg.training([dataset], released, Data(), 0, 2)
+    only_eeg = replace(dataset.sensors(0), kind=np.zeros(6, np.int32))
+    one = Recording(item="a", samples=np.ones((6, 99), np.float32), sensors=only_eeg)
+    info = DatasetInfo(kind="meeg", sfreq=SFREQ, unit="si", ch_names=())
+    write_dataset(tmp_path / "eeg", info, [one])
+    meeg.training([open_dataset(tmp_path / "eeg")], released, Data(), 0, 2)

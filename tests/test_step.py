@@ -27,6 +27,7 @@ from neurofm.config import Mesh
 from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_frozen
+from neurofm.models.finetune import Finetune
 from neurofm.models.wavjepa_scenes import Scenes
 from neurofm.nn.blocks import Transformer
 from neurofm.nn.positions import sincos_channels
@@ -168,6 +169,7 @@ SYSTEMS = {
     "wavjepa in rooms": IN_ROOMS,
     "braintokenizer": tiny_meeg.TOKENIZER,
     "brainomni": tiny_meeg.OMNI,
+    "finetune": Finetune(task=TINY, head="mlp", dropout=0.25),
 }
 
 
@@ -176,6 +178,9 @@ def batch_of(task, rows):
         return line_batch(rows)
     if task.name == "wavjepa":
         return (scene_batch if task.scenes.simulated else sound_batch)(task, rows)
+    if task.name == "finetune":
+        label = np.arange(rows, dtype=np.int32) % len(task.classes)
+        return {**batch_of(task.task, rows), "label": label}
     return tiny_meeg.meeg_batch(task, rows)
 
 
@@ -315,6 +320,7 @@ def test_every_system_has_a_tiny_form_here():
         ("wavjepa in rooms", 2),
         ("braintokenizer", 4),
         ("brainomni", 4),
+        ("finetune", 2),
     ],
 )
 def test_accumulation_changes_nothing(name, accumulate):

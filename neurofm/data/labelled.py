@@ -74,6 +74,8 @@ def find(
         zip(datasets, reasons_against(datasets, data, use), strict=True)
     ):
         check_contract(dataset, spec.contract, names)
+        if spec.contract.kind == "meeg":
+            meeg.check_frame(dataset, spec.contract)
         found, count = _of_dataset(dataset, spec, data, reasons)
         rows += [(number, *row) for row in found]
         counts.append(count)

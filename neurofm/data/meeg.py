@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped
@@ -26,6 +26,7 @@ from neurofm.data.rows import Plan, mixture, read_crops, shares
 from neurofm.data.select import Use, check_contract, chosen, reasons_against
 from neurofm.data.sensors import Sensors
 from neurofm.errors import NeuroFMError
+from neurofm.signals.meeg import EEG
 
 if TYPE_CHECKING:
     from neurofm.config import Data
@@ -225,6 +226,7 @@ def _stretches(
 ) -> list[Stretches]:
     for dataset in datasets:
         check_contract(dataset, contract, ("kind", "unit", "sfreq"))
+        check_frame(dataset, contract)
     reasons = reasons_against(datasets, data, use)
     return [
         _of_dataset(number, dataset, contract, against)
@@ -273,6 +275,24 @@ def free_spans(dataset: Dataset) -> list[list[tuple[int, int]]]:
             at = max(at, past)
         out.append([*spans, (at, n)] if at < n else spans)
     return out
+
+
+def check_frame(dataset: Any, contract: InputContract) -> None:
+    """Refuse MEG whose positions are in another frame than the model knows.
+
+    Args:
+      dataset: of kind `meeg`, or pieces of one.
+
+    Raises:
+      NeuroFMError: a layout of the dataset is.
+    """
+    for sensors in dataset.layouts:
+        if (sensors.kind != EEG).any() and sensors.frame != contract.frame:
+            raise NeuroFMError(
+                f"the dataset {dataset.path} has MEG sensors in the frame "
+                f"{sensors.frame!r} where the model takes {contract.frame!r}: prepare "
+                f"it again with --frame {contract.frame}"
+            )
 
 
 def pad(

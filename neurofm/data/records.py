@@ -78,6 +78,11 @@ class Dataset:
     def __len__(self) -> int:
         return self.info.n_items
 
+    @property
+    def layouts(self) -> list[Sensors]:
+        """The layouts of sensors of all recordings that have their own, each once."""
+        return list(self._layouts.values())
+
     def sensors(self, item: int) -> Sensors:
         """The sensors of a recording of row `item`, where it has its own."""
         return self._layouts[self.items["layout"][item].as_py()]

@@ -32,12 +32,13 @@ BAND_HZ = (0.1, 96.0)  # of files at 256 Hz, as BrainOmni's; at lower rates to 3
 
 
 def settings_for(contract: InputContract, **given: Any) -> "Settings":
-    """How files are read for a model: its rate, and what is given of `Settings`."""
+    """How files are read for a model: its rate and frame, and what else is given."""
     from data_pipelines.meeg.settings import Settings
 
     low, high = BAND_HZ
     band = (low, min(high, 0.375 * contract.sfreq))
-    return Settings(**{"sfreq": contract.sfreq, "band": band, **given})
+    frame = contract.frame or "head"
+    return Settings(**{"sfreq": contract.sfreq, "band": band, "frame": frame, **given})
 
 
 def take(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from neurofm.contract import InputContract
+from neurofm.data.meeg import check_frame
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import inputs, meeg
 from neurofm.embedding.difference import Difference, compare, refuse
@@ -192,6 +193,8 @@ def _records(path: Place, contract: InputContract) -> list[Record]:
     if contract.kind != "meeg":
         given |= {"n_chans": dataset.info.n_chans}
     refuse(compare(contract, given))
+    if contract.kind == "meeg":
+        check_frame(dataset, contract)
     events: dict[str, list[int]] = {}
     for i, item in enumerate(dataset.events["item"].to_pylist()):
         events.setdefault(item, []).append(i)

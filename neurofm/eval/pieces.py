@@ -42,6 +42,10 @@ class Pieces:
         return self.whole.hash
 
     @property
+    def layouts(self) -> list[Sensors]:
+        return self.whole.layouts
+
+    @property
     def n_chans(self) -> Int[np.ndarray, " n"]:
         return self.whole.n_chans[self.row]
 

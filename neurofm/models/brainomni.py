@@ -125,6 +125,7 @@ class BrainOmni(Task):
             self.segment_samples,
             self.tokenizer.hop_samples,
             self.tokenizer.window_samples,
+            self.tokenizer.frame,
             want,
         )
 

@@ -66,6 +66,8 @@ class BrainTokenizer(Task):
       noise: deviation of what is added to the encoder's input.
       normalise: reference and scale from the `kept` sensors only, or from `all` as
         released; `none` where the batch holds normalised signals and positions.
+      frame: of the positions, `head` for EEG and MEG, or as `released` MEG in its
+        device's.
       remainder: a rest shorter than a window is `padded`, or `dropped` as released.
       wrapped_phase: differences of phase the short way round; not so as released.
       phase_weight: of the phase in the loss.
@@ -100,6 +102,7 @@ class BrainTokenizer(Task):
     drop_share: float = 0.25
     noise: float = 0.1
     normalise: meeg_batch.Normalise = "kept"
+    frame: Literal["head", "released"] = "head"
     remainder: meeg.Remainder = "padded"
     wrapped_phase: bool = False
     phase_weight: float = 0.5
@@ -156,6 +159,7 @@ class BrainTokenizer(Task):
             self.segment_samples,
             self.hop_samples,
             self.window_samples,
+            self.frame,
             want,
         )
 
@@ -618,5 +622,5 @@ class BrainTokenizer(Task):
     ) -> braintokenizer_weights.Official:
         """Task and variables of a released checkpoint; see `braintokenizer_weights`."""
         fields = braintokenizer_weights.infer_fields(tensors, config or {})
-        task = cls(**fields, normalise="all", remainder="dropped")
+        task = cls(**fields, normalise="all", remainder="dropped", frame="released")
         return replace(braintokenizer_weights.convert(task, tensors), task=task)

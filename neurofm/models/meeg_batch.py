@@ -16,7 +16,7 @@ Normalise = Literal["kept", "all", "none"]
 
 
 def spec(
-    sfreq: float, c: int, t: int, hop: int, receptive: int, want: Want
+    sfreq: float, c: int, t: int, hop: int, receptive: int, frame: str, want: Want
 ) -> BatchSpec:
     """The batch of EEG and MEG: signals, and what is known of every sensor.
 
@@ -41,6 +41,7 @@ def spec(
             window_samples=t,
             hop_samples=hop,
             receptive_samples=receptive,
+            frame=frame,
             normalisation="average reference, one scale a sensor type and segment",
         ),
     )
