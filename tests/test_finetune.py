@@ -1,5 +1,7 @@
 """A head on a task's features: what it learns and what it leaves alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,20 +166,21 @@ def test_the_released_head_is_dropout_selu_and_two_linear_maps():
     d = OMNI.tokenizer.n_sources * OMNI.width
     assert head["hidden_kernel"].shape == (d, OMNI.width)
     whole = {**own, "frozen": frozen}
-    told = task.read(whole, batch, "prediction")
-    reading = OMNI.read(variables, batch)
-    x = np.array(reading.values["last"], np.float64)
-    mask = np.array(reading.mask)[..., None]
+    told = jax.jit(lambda v, b: vars(task.read(v, b, "prediction")))(whole, batch)
+    reading = jax.jit(lambda v, b: vars(OMNI.read(v, b)))(variables, batch)
+    x = np.array(reading["values"]["last"], np.float64)
+    mask = np.array(reading["mask"])[..., None]
     x = (x * mask).sum(1) / mask.sum(1)
     h = x @ np.array(head["hidden_kernel"], np.float64)
     h = 1.0507009873554805 * np.where(h > 0, h, 1.6732632423543772 * np.expm1(h))
-    logits = told.values["prediction"][:, 0]
+    logits = told["values"]["prediction"][:, 0]
     np.testing.assert_allclose(logits, h @ np.array(head["kernel"]), atol=1e-6)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def loss(train, seed):
         draws = task.draw(batch, jax.random.key(seed), jnp.int32(0), train)
         terms, _ = task.loss(whole, batch, draws, jnp.int32(0), train)
-        return float(terms["classes"][0])
+        return terms["classes"][0]
 
     assert loss(False, 0) == loss(False, 1)
     assert loss(True, 0) != loss(True, 1)

@@ -194,6 +194,7 @@ def test_killed_and_run_again_it_ends_as_if_in_peace(tmp_path, base):
     assert again.scores == whole.scores
 
 
+@pytest.mark.slow
 def test_brainomni_is_tuned_on_events_with_its_tokenizer_at_hand(tmp_path):
     rng = np.random.default_rng(0)
 
