@@ -14,8 +14,8 @@ not made again.
 """
 
 import argparse
-import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from neurofm import config, evaluate
-from neurofm.config import Experiment
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.eval import examples as exampling
 from neurofm.eval import pieces
@@ -40,7 +39,7 @@ REJECT_V = 100e-6  # peak to peak, of band-passed epochs
 LAYER = "layer_02/tokens"  # the last block but one
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Paradigm:
     """Whose runs, which seconds around an event, and how epochs are filtered."""
 
@@ -96,14 +95,8 @@ def pretrained(
     exp = config.load("brainomni/quickstart_tokenizer", first)
     pretrain(exp, workdir / "tokenizer")
     second = (*common, *sizes, f"init.frozen.tokenizer={workdir / 'tokenizer'}")
-    exp = narrowed(config.load("brainomni/quickstart", second))
-    pretrain(exp, workdir / "brainomni")
+    pretrain(config.load("brainomni/quickstart", second), workdir / "brainomni")
     return workdir / "tokenizer", workdir / "brainomni"
-
-
-def narrowed(exp: Experiment) -> Experiment:
-    """The rhythm of a run, of which nothing is shown."""
-    return dataclasses.replace(exp, train=dataclasses.replace(exp.train, log_every=100))
 
 
 def epochs(dataset: Dataset, cut: pieces.Pieces, task: str) -> np.ndarray:
@@ -176,7 +169,7 @@ def rows_of(asked: Any, task: str, fold: int) -> dict[str, Any]:
     tokenizer, brainomni = (
         load(path) for path in pretrained(dataset, workdir, task, tested, asked)
     )
-    batch = evaluate._first_batch(brainomni, cut, examples.row[train])
+    batch = evaluate.first_batch(brainomni, cut, examples.row[train])
     networks = {
         "untrained": (evaluate.untrained(brainomni, batch), LAYER),
         "tokenizer": (tokenizer, "last/tokens"),

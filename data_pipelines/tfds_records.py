@@ -168,26 +168,24 @@ def _recordings(
     features = builder.info.features
     declared = source_sfreq or getattr(features[audio], "sample_rate", None)
     for split in builder.info.splits:
-        source = builder.as_data_source(split)
-        with source.data_source:  # else its threads may outlive the interpreter
-            for number, example in enumerate(source):
-                item = f"{split}/{number}"
-                rate = example.pop("sfreq", declared)
-                if rate is None:
-                    raise NeuroFMError(
-                        f"{item} of {builder.info.full_name} does not tell its "
-                        "sampling rate: give it as --source-sfreq"
-                    )
-                x = _wave(item, example.pop(audio))
-                labels = {
-                    name: _plain(features[name], value)
-                    for name, value in example.items()
-                    if np.ndim(value) == 0 and name not in MEASURED
-                }
-                known = next((w for k, w in _SPLITS.items() if split.startswith(k)), "")
-                meta = {"file": item, **labels, "split": known, "tfds_split": split}
-                blocks = resample_blocks(iter([x]), float(rate), sfreq)
-                yield Recording(item=item, samples=blocks, meta=meta), len(x[0]) / rate
+        for number, example in enumerate(builder.as_data_source(split)):
+            item = f"{split}/{number}"
+            rate = example.pop("sfreq", declared)
+            if rate is None:
+                raise NeuroFMError(
+                    f"{item} of {builder.info.full_name} does not tell its sampling "
+                    "rate: give it as --source-sfreq"
+                )
+            x = _wave(item, example.pop(audio))
+            labels = {
+                name: _plain(features[name], value)
+                for name, value in example.items()
+                if np.ndim(value) == 0 and name not in MEASURED
+            }
+            known = next((w for k, w in _SPLITS.items() if split.startswith(k)), "")
+            meta = {"file": item, **labels, "split": known, "tfds_split": split}
+            blocks = resample_blocks(iter([x]), float(rate), sfreq)
+            yield Recording(item=item, samples=blocks, meta=meta), len(x[0]) / rate
 
 
 def _wave(item: str, value: Any) -> np.ndarray:

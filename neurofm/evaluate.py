@@ -243,7 +243,7 @@ def entrant(path: stores.Place) -> Entrant:
         embed=network(model),
         # Made when it is read: a mistake in the data is found before.
         untrained=lambda dataset, rows: network(
-            untrained(model, _first_batch(model, dataset, rows))
+            untrained(model, first_batch(model, dataset, rows))
         )(dataset, rows),
         contract=model.contract,
         system=config.to_json(model.task),
@@ -279,7 +279,7 @@ def _fresh(task: Task, key: jax.Array, batch: Tree) -> Tree:
     return {**variables, "frozen": frozen} if frozen else variables
 
 
-def _first_batch(
+def first_batch(
     model: Model, dataset: Recordings, rows: Sequence[int], n: int = 64
 ) -> Tree | None:
     """Windows from the start of some recordings, where codebooks start from data."""
@@ -318,7 +318,7 @@ def _recorded(
     contract, info = model.contract, dataset.info
     if contract.kind == "meeg":
         refuse(compare(contract, {n: getattr(info, n) for n in ("kind", "sfreq")}))
-        check_frame(dataset, contract)
+        check_frame(dataset.path, dataset.layouts, contract)
     for row, samples in sounds(dataset, rows):
         if contract.kind == "meeg":
             yield row, Recorded(samples, dataset.sensors(row)), []

@@ -18,7 +18,7 @@ from sklearn.metrics import confusion_matrix
 
 from neurofm import files, stores
 from neurofm.checkpoint import Checkpoints
-from neurofm.config import Experiment, Init
+from neurofm.config import Experiment
 from neurofm.data import labelled, loader
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.errors import NeuroFMError
@@ -26,6 +26,7 @@ from neurofm.eval.stats import interval
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
 from neurofm.report import page as report
+from neurofm.run import frozen
 from neurofm.run.metrics import read_rows
 from neurofm.run.profile import Window
 from neurofm.train import Outcome, Row, pretrain
@@ -82,19 +83,14 @@ def finetune(
 
 def resolved(exp: Experiment, model: str | os.PathLike[str]) -> Experiment:
     """The experiment with the model's task, the data's classes and its own length."""
+    init = replace(exp.init, frozen={"task": str(model)})
+    exp, _ = frozen.lean(replace(exp, init=init))
     task: Any = exp.task
-    held = {"task": load(model).task}
-    exp = replace(
-        exp,
-        task=replace(task, **held),
-        init=Init(path=exp.init.path, frozen={"task": str(model)}),
-    )
     datasets = [open_dataset(path) for path in exp.data.paths]
     spec = exp.task.batch_spec("train")
     found = labelled.find(datasets, spec, exp.data, "train")
     refuse_leaks(datasets, {"train": found, **_held_out(exp, datasets)})
-    names = {"classes": labelled.classes(found)}
-    exp = replace(exp, task=replace(task, **held, **names))
+    exp = replace(exp, task=replace(task, classes=labelled.classes(found)))
     if exp.train.epochs:
         epoch = len(found) / exp.train.batch_size
         steps, every = math.ceil(exp.train.epochs * epoch), max(1, round(epoch))

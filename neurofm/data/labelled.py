@@ -75,7 +75,7 @@ def find(
     ):
         check_contract(dataset, spec.contract, names)
         if spec.contract.kind == "meeg":
-            meeg.check_frame(dataset, spec.contract)
+            meeg.check_frame(dataset.path, dataset.layouts, spec.contract)
         found, count = _of_dataset(dataset, spec, data, reasons)
         rows += [(number, *row) for row in found]
         counts.append(count)

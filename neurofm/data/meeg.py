@@ -12,7 +12,8 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped
@@ -166,11 +167,11 @@ def held_out(
     if not taken:
         return _plan(stretches, (), 0, lambda row: segments[row])
     sizes = _widths(stretches, data.buckets)
+    n_chans = [stretches[c.dataset].dataset.n_chans[c.item] for c in taken]
+    width = np.searchsorted(sizes, n_chans)
     crops: list[Crop] = []
-    for k, size in enumerate(sizes):
-        low = sizes[k - 1] if k else 0
-        mine = [c for c in taken if low < stretches[c.dataset].dataset.n_chans[c.item]]
-        mine = [c for c in mine if stretches[c.dataset].dataset.n_chans[c.item] <= size]
+    for k in range(len(sizes)):
+        mine = [taken[i] for i in np.flatnonzero(width == k)]
         fillers = -len(mine) % batch_size
         crops += mine + [c._replace(valid=False) for c in mine[-1:] * fillers]
     return _plan(stretches, sizes, len(crops), lambda row: crops[row])
@@ -226,7 +227,7 @@ def _stretches(
 ) -> list[Stretches]:
     for dataset in datasets:
         check_contract(dataset, contract, ("kind", "unit", "sfreq"))
-        check_frame(dataset, contract)
+        check_frame(dataset.path, dataset.layouts, contract)
     reasons = reasons_against(datasets, data, use)
     return [
         _of_dataset(number, dataset, contract, against)
@@ -277,19 +278,21 @@ def free_spans(dataset: Dataset) -> list[list[tuple[int, int]]]:
     return out
 
 
-def check_frame(dataset: Any, contract: InputContract) -> None:
+def check_frame(
+    path: Path | str, layouts: Sequence[Sensors], contract: InputContract
+) -> None:
     """Refuse MEG whose positions are in another frame than the model knows.
 
     Args:
-      dataset: of kind `meeg`, or pieces of one.
+      path: of the dataset that has these layouts.
 
     Raises:
-      NeuroFMError: a layout of the dataset is.
+      NeuroFMError: a layout is.
     """
-    for sensors in dataset.layouts:
+    for sensors in layouts:
         if (sensors.kind != EEG).any() and sensors.frame != contract.frame:
             raise NeuroFMError(
-                f"the dataset {dataset.path} has MEG sensors in the frame "
+                f"the dataset {path} has MEG sensors in the frame "
                 f"{sensors.frame!r} where the model takes {contract.frame!r}: prepare "
                 f"it again with --frame {contract.frame}"
             )

@@ -236,7 +236,11 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
 
 
 def _read_table(path: Path | str, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(stores.read_bytes(stores.within(path, name))))
+    # In this thread alone: one of arrow's that still holds Python's bytes when the
+    # interpreter ends aborts it.
+    held = io.BytesIO(stores.read_bytes(stores.within(path, name)))
+    with pq.ParquetFile(held, pre_buffer=False) as table:
+        return table.read(use_threads=False)
 
 
 def _damaged(path: Path | str, what: str) -> NeuroFMError:

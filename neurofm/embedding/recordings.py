@@ -194,7 +194,7 @@ def _records(path: Place, contract: InputContract) -> list[Record]:
         given |= {"n_chans": dataset.info.n_chans}
     refuse(compare(contract, given))
     if contract.kind == "meeg":
-        check_frame(dataset, contract)
+        check_frame(dataset.path, dataset.layouts, contract)
     events: dict[str, list[int]] = {}
     for i, item in enumerate(dataset.events["item"].to_pylist()):
         events.setdefault(item, []).append(i)

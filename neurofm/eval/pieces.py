@@ -88,12 +88,10 @@ def cut(
     """
     assert examples.span is not None
     sfreq = dataset.info.sfreq
-    low, high = around or (0.0, 0.0)
-    start = np.round((examples.span[:, 0] + low) * sfreq).astype(int)
-    length = np.round((high - low) * sfreq).astype(int) + np.zeros_like(start)
-    if around is None:
-        length = np.round((examples.span[:, 1] - examples.span[:, 0]) * sfreq)
-    stop = start + length.astype(int)
+    onset, offset = examples.span.T
+    low, high = around or (0.0, offset - onset)
+    start = np.round((onset + low) * sfreq).astype(int)
+    stop = start + np.round((high - low) * sfreq).astype(int)
     n = dataset.items["n_samples"].to_numpy()[examples.row]
     inside = (start >= 0) & (stop <= n) & (stop > start)
     free = free_spans(dataset)
