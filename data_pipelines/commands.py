@@ -24,9 +24,14 @@ TAKES = {
     "meeg": (*_LABELS, *_MEEG),
     "bids": (*_LABELS, *_MEEG, *_ENTITIES),
     "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
+    "codes": ("tokenizer", "segment_s", "overlap", "batch_size"),
 }
 _SFREQ = {"audio": 16_000.0, "tfds": 16_000.0, "meeg": 256.0, "bids": 256.0}
-_NEXT = {"audio": "wavjepa/tiny", "meeg": "brainomni/tokenizer"}
+_NEXT = {
+    "audio": "wavjepa/tiny",
+    "meeg": "brainomni/tokenizer",
+    "codes": "brainomni/tiny",
+}
 _SHOWN = 20  # sentences of a kind
 
 
@@ -101,6 +106,12 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--acquisition")
 @click.option("--processing")
 @click.option("--datatype", help="BIDS: eeg or meg.")
+@click.option("--tokenizer", type=PLACE, help="codes: a trained BrainTokenizer.")
+@click.option(
+    "--segment", "segment_s", type=float, default=30.0, help="codes: seconds."
+)
+@click.option("--overlap", type=float, default=0.25, help="codes: share of a window.")
+@click.option("--batch-size", type=int, default=32, help="codes: segments at once.")
 def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any):
     """Turn recordings into record shards.
 
@@ -108,12 +119,16 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
     that MNE reads, bids a BIDS tree of these; each goes on if it was interrupted. For
     audio SRC and --out may be addresses in a store. tfds takes a dataset that
     TensorFlow Datasets prepared as array_record, by its folder or its name, or with
-    --corpus the original files.
+    --corpus the original files. codes runs --tokenizer over a dataset of EEG and MEG,
+    once, to train with task.train_on=codes.
     """
     theirs = _of_another_kind(kind)
     arguments = {k: v for k, v in arguments.items() if k not in theirs}
-    sfreq = _SFREQ[kind] if sfreq is None else sfreq
     arguments["progress"] = counter("prepared")
+    if kind == "codes":
+        summary = _prepare_codes(src, sfreq, arguments)
+        return summary.to_json(), table(_shown(summary))
+    sfreq = _SFREQ[kind] if sfreq is None else sfreq
     if kind == "tfds":
         from data_pipelines import tfds_records
 
@@ -133,6 +148,29 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
         assert isinstance(src, Path)
         summary = _prepare_meeg(kind, src, sfreq, arguments)
     return summary.to_json(), table(_shown(summary))
+
+
+def _prepare_codes(
+    src: Place, sfreq: float | None, arguments: dict[str, Any]
+) -> "Summary":
+    if sfreq is not None or arguments.pop("licence"):
+        raise NeuroFMError(
+            "prepare codes takes rate and licence from the dataset: leave out --sfreq "
+            "and --licence"
+        )
+    if arguments["tokenizer"] is None:
+        raise NeuroFMError(
+            "prepare codes needs --tokenizer MODEL: a run of brainomni/tokenizer, or "
+            "what `neurofm import braintokenizer` wrote"
+        )
+    if not isinstance(arguments["out"], Path):
+        raise NeuroFMError(
+            f"{arguments['out']} is in a store, and codes are prepared on a disk: copy "
+            "the dataset to the store afterwards"
+        )
+    from data_pipelines.codes import prepare
+
+    return prepare(src, **arguments)
 
 
 def _prepare_meeg(
@@ -182,15 +220,19 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _shown(summary: "Summary") -> dict[str, Any]:
     config = _NEXT[summary.kind]
+    data, held = summary.out, f"{summary.n_items} of {summary.n_files} files"
+    if summary.kind == "codes":
+        data += " task.train_on=codes init.frozen.tokenizer=MODEL"
+        held = f"{summary.n_files}, in {summary.n_items} segments"
     return {
         "status": summary.status,
-        "recordings": f"{summary.n_items} of {summary.n_files} files",
+        "recordings": held,
         "hours": f"{summary.hours:.2f}",
         "intervals": summary.n_events,
         "dataset": summary.out,
         **_sentences("skipped", summary.skipped),
         **_sentences("note on", summary.notes),
-        "next": f"neurofm pretrain {config} --workdir RUN data.path={summary.out}",
+        "next": f"neurofm pretrain {config} --workdir RUN data.path={data}",
     }
 
 

@@ -104,7 +104,7 @@ def prepare(
     """
     started, asked_for = time.monotonic(), workers
     if "dataset.json" in stores.sizes(out):
-        _refuse_other(out, open_dataset(out).info.prepared, info.prepared)
+        refuse_other(out, open_dataset(out).info.prepared, info.prepared)
         _forget(out)
         return summarise(out, found.n_files, "already prepared", started)
     work: Callable[[ShardJob], float] = write_shard
@@ -180,7 +180,8 @@ def _forget(out: Path | str) -> None:
         shutil.rmtree(partial)
 
 
-def _refuse_other(where: Path | str, before: Mapping[str, Any], now: Mapping[str, Any]):
+def refuse_other(where: Path | str, before: Mapping[str, Any], now: Mapping[str, Any]):
+    """Raise NeuroFMError where a dataset was made with other settings than `now`."""
     # Settings of `before` were read from JSON, which has lists and no tuples.
     now = json.loads(json.dumps(now))
     different = [name for name in now if before.get(name) != now[name]]
@@ -189,6 +190,9 @@ def _refuse_other(where: Path | str, before: Mapping[str, Any], now: Mapping[str
     words = {
         "sources": "other source files (or they changed since)",
         "labels": "another label table (or it changed since)",
+        "dataset": "other recordings",
+        "segments": "other bad marks or segments",
+        "made_by": "another model",
     }
     told = ", ".join(
         words.get(name, f"{name} {before.get(name)!r} and not {now[name]!r}")
@@ -220,7 +224,7 @@ def _begin(partial: Path, settings: Mapping[str, Any], name: str) -> None:
     plan = partial / "plan.json"
     if plan.is_file() and any(partial.glob("state/*.json")):
         binding = {k: v for k, v in settings.items() if k not in _ADDED_LAST}
-        _refuse_other(name, json.loads(plan.read_text()), binding)
+        refuse_other(name, json.loads(plan.read_text()), binding)
     elif plan.is_file():
         shutil.rmtree(partial)  # no shard was finished: nothing binds its settings
     elif any(

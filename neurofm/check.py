@@ -195,7 +195,8 @@ def check_dataset(path: Place) -> Findings:
     splits = np.asarray(items["split"].to_pylist())
     set_by_user = ("subject", "session", "run", "task")
     brain = info.kind == "meeg"
-    told = {*MANIFEST.names, *(RECORDED if brain else ())}
+    told = {*MANIFEST.names, "n_recorded"}
+    told |= set(RECORDED if info.kind in ("meeg", "codes") else ())
     names = [name for name in items.column_names if name not in told]
     names += [name for name in set_by_user if any(items[name].to_pylist())]
     types = _counts(dataset.events["trial_type"].to_pylist())
@@ -205,6 +206,7 @@ def check_dataset(path: Place) -> Findings:
         "unit": info.unit,
         **(check_meeg.store_facts(dataset) if brain else {}),
         **({} if brain else {"ch_names": list(info.ch_names)}),
+        **{k: info.processing[k] for k in ("grid", "made_by") if k in info.processing},
         "payload": info.payload,
         "licence": info.licence,
         "n_items": info.n_items,
@@ -231,9 +233,11 @@ def check_dataset(path: Place) -> Findings:
     problems += _shared_between_splits(items)
     data, run = _quoted(path), _quoted(Path("runs", path.resolve().name))
     config = "brainomni/tokenizer" if brain else "wavjepa/tiny"
+    if info.kind == "codes":
+        config = "brainomni/tiny task.train_on=codes init.frozen.tokenizer=MODEL"
     commands = [f"neurofm pretrain {config} --workdir {run} data.path={data}"]
     targets = ["trial_type"] * bool(len(dataset.events)) + names
-    if targets and not brain:
+    if targets and not brain and info.kind != "codes":
         commands.append(
             f"neurofm evaluate {run} --suite probe --data {data} "
             f"--target {targets[0]} --out {run}-scores"

@@ -31,13 +31,15 @@ class InputContract:
     """What a model's input must be; stored with every checkpoint.
 
     Attributes:
-      kind: `audio`, `eeg`, `meg`, `meeg` (both at once), `ieeg`, `fmri` or `features`.
+      kind: `audio`, `eeg`, `meg`, `meeg` (both at once), `ieeg`, `fmri` or `features`;
+        or `codes` that a tokenizer made of `meeg`.
       sfreq: sampling rate in Hz.
       unit: unit of the samples (`full_scale` for sound in [-1, 1]; `si` for V, T and
         T/m by the type of the sensor).
       n_chans: number of channels.
       window_samples: samples the model sees at once.
-      hop_samples: samples from one token to the next.
+      hop_samples: samples from one token to the next; of `codes`, from one window of
+        the tokenizer to the next.
       receptive_samples: samples one token sees.
       frame: of the sensors' positions, `head`; or `released`, MEG as in its device.
       reference: what the channels are measured against, where that applies.

@@ -131,6 +131,14 @@ class Task(Protocol):
         del target
         return self
 
+    def sized(self, batch: Batch) -> "Task":
+        """This task at the sizes of a training batch, where a run has several.
+
+        What `flops` counts for that step. Default: this task as it is.
+        """
+        del batch
+        return self
+
     def savings(self) -> tuple[str, ...]:
         """Overrides that keep less for the backward pass, mildest first; same losses.
 

@@ -37,6 +37,7 @@ from neurofm.run.stop import Stop, stop_signals
 from neurofm.run.watch import CollapseWatch, Plateau, check_finite
 from neurofm.run.workdir import Workdir, versions
 from neurofm.step import State, abstract_state, compiled_step, new_state
+from neurofm.task import Batch
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def pretrain(
         )
     exp, leaning = frozen_models.lean(exp)
     datasets = [open_dataset(path) for path in exp.data.paths]
+    frozen_models.check_made_by(datasets, leaning)
     scenery = open_scenery(exp.task.batch_spec("train"), exp.data)
     every = [*datasets, *(scenery.datasets if scenery else ())]
     folder = Workdir.claim(stores.place(workdir), exp, [d.hash for d in every])
@@ -186,6 +188,9 @@ def _pretrain(
     seconds_of_signal = spec.contract.window_samples / spec.contract.sfreq
     pending: dict[int, dict[str, jax.Array]] = {}
 
+    def flops_of(batch: Batch) -> float:
+        return task.sized(batch).flops(train.batch_size)
+
     def fetch() -> dict[int, Row]:
         """Metrics of the steps since the last fetch, checked; the one host sync."""
         rows = {
@@ -268,7 +273,8 @@ def _pretrain(
                     save(step)
                 break
             profiled.before(step, state)
-            with clock.step(delivery.wait_s, train.batch_size, seconds_of_signal):
+            n, flops = train.batch_size, flops_of(delivery.batch)
+            with clock.step(delivery.wait_s, n, seconds_of_signal, flops):
                 state, metrics, sums = one_step(state, frozen, delivery.batch)
                 step += 1
                 pending[step] = metrics
@@ -279,7 +285,7 @@ def _pretrain(
                 row = fetch()[step]
                 seen = {k: float(v) for k, v in summarise(sums).items()}
                 row |= {f"monitor/{k}": v for k, v in seen.items()}
-                row |= clock.row(task.flops(train.batch_size), devices.size)
+                row |= clock.row(devices.size)
                 row |= hosts.of_all_processes(row)
                 record(step, row)
                 if "item_var" in seen:

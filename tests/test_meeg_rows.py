@@ -254,6 +254,22 @@ def experiment(task, path, **fields):
     )
 
 
+def assert_operations_are_those_of_each_steps_width(exp, shown):
+    n = exp.train.batch_size
+    plan = meeg.training(
+        [open_dataset(exp.data.path)], SPEC.contract, exp.data, exp.seed, n
+    )
+    rates = [r for r in shown if "throughput/flops_per_s" in r]
+    found = [r["throughput/flops_per_s"] * r["time/step_s"] for r in rates]
+    widths = [
+        max(n_chans(plan, c) for c in rows(plan, n, n * step))
+        for step in range(1, exp.train.steps)
+    ]
+    assert len(set(widths)) > 1
+    wanted = [replace(TOKENIZER, n_sensors=c).flops(n) for c in widths]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_both_stages_train_on_mixed_sensors_and_resume_bit_for_bit(
     recordings, tmp_path
 ):
@@ -262,6 +278,7 @@ def test_both_stages_train_on_mixed_sensors_and_resume_bit_for_bit(
     done = pretrain(exp, tmp_path / "whole", lambda step, row: shown.append(row))
     assert done.status == "done"
     assert any("eval/loss" in row for row in shown)
+    assert_operations_are_those_of_each_steps_width(exp, shown)
 
     def kill(step, row):
         if step == 3 and "train/loss" in row:

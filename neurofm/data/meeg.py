@@ -73,6 +73,14 @@ class Stretches:
         item = int(self.item[stretch])
         return Crop(self.number, item, start, stop, span=(0, stop - start))
 
+    def segments(self) -> list[Crop]:
+        """All segments side by side, in order, from each stretch's first sample."""
+        return [
+            self.segment(stretch, tile, 0)
+            for stretch, tiles in enumerate(self.tiles)
+            for tile in range(tiles)
+        ]
+
     def room(self, stretch: int) -> int:
         """Samples that are left over by whole segments."""
         length = int(self.stop[stretch] - self.start[stretch])
@@ -156,12 +164,7 @@ def held_out(
     errors are those of `training`.
     """
     stretches = _stretches(datasets, contract, data, "valid")
-    segments = [
-        each.segment(stretch, tile, 0)
-        for each in stretches
-        for stretch, tiles in enumerate(each.tiles)
-        for tile in range(tiles)
-    ]
+    segments = [crop for each in stretches for crop in each.segments()]
     key = stream_key(*(each.dataset.hash for each in stretches), "held out")
     taken = [segments[i] for i in permutation(key, 0, len(segments))[:limit]]
     if not taken:
@@ -226,13 +229,23 @@ def _stretches(
     use: Use,
 ) -> list[Stretches]:
     for dataset in datasets:
-        check_contract(dataset, contract, ("kind", "unit", "sfreq"))
-        check_frame(dataset.path, dataset.layouts, contract)
+        _check(dataset, contract)
     reasons = reasons_against(datasets, data, use)
     return [
         _of_dataset(number, dataset, contract, against)
         for number, (dataset, against) in enumerate(zip(datasets, reasons, strict=True))
     ]
+
+
+def every(dataset: Dataset, contract: InputContract) -> Stretches:
+    """The usable stretches of a dataset, whatever split they are of."""
+    _check(dataset, contract)
+    return _of_dataset(0, dataset, contract, {})
+
+
+def _check(dataset: Dataset, contract: InputContract) -> None:
+    check_contract(dataset, contract, ("kind", "unit", "sfreq"))
+    check_frame(dataset.path, dataset.layouts, contract)
 
 
 def _of_dataset(

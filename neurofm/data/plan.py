@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neurofm.contract import BatchSpec, InputContract
-from neurofm.data import audio, labelled, meeg
+from neurofm.data import audio, codes, labelled, meeg
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan
 from neurofm.data.scenes import Scenery
@@ -26,8 +26,8 @@ def training(
 ) -> Plan:
     """The endless plan of a training run.
 
-    See `audio.training` and `meeg.training`, and `labelled.training` where the task
-    asks for labels.
+    See `audio.training`, `meeg.training` and `codes.training`, and `labelled.training`
+    where the task asks for labels.
     """
     contract = spec.contract
     if "label" in spec.fields:
@@ -36,6 +36,8 @@ def training(
         return audio.training(datasets, contract, data, seed, scenery)
     if contract.kind == "meeg":
         return meeg.training(datasets, contract, data, seed, batch_size)
+    if contract.kind == "codes":
+        return codes.training(datasets, spec, data, seed)
     raise _no_loader(contract)
 
 
@@ -55,6 +57,8 @@ def held_out(
         return audio.held_out(datasets, contract, data, limit, scenery)
     if contract.kind == "meeg":
         return meeg.held_out(datasets, contract, data, limit, batch_size)
+    if contract.kind == "codes":
+        return codes.held_out(datasets, spec, data, limit)
     raise _no_loader(contract)
 
 

@@ -36,7 +36,7 @@ def segment_samples(n_chans: int, sfreq: float, payload: Payload) -> int:
 
 
 def pack(x: Float32[np.ndarray, "C n"], payload: Payload) -> bytes:
-    """Encode one segment; `int16` is exact for samples that are integers / 32768.
+    """Encode one segment; `int16` is exact for integers / 32768, and for integers.
 
     Other samples are rounded to the channel's peak / 32767. A channel that lies far
     from zero (its middle beyond half its range) is measured from its middle instead,
@@ -48,9 +48,10 @@ def pack(x: Float32[np.ndarray, "C n"], payload: Payload) -> bytes:
         data = x.astype("<f4")
     else:
         x64 = x.astype(np.float64)
-        steps = x64 / _LSB
-        if np.array_equal(steps, np.rint(steps)) and _fits(steps):
-            scale[:] = _LSB
+        whole = [one for one in (_LSB, 1.0) if _is_whole(x64 / one)]
+        if whole:
+            scale[:] = whole[0]
+            steps = x64 / whole[0]
         else:
             high, low = x64.max(axis=1), x64.min(axis=1)
             middle, half = (high + low) / 2, (high - low) / 2
@@ -71,9 +72,11 @@ def pack(x: Float32[np.ndarray, "C n"], payload: Payload) -> bytes:
     return msgpack.Packer().pack(frame)
 
 
-def _fits(steps: np.ndarray) -> bool:
+def _is_whole(steps: np.ndarray) -> bool:
+    """Whether all are integers of 16 bits."""
     low, high = steps.min(initial=0), steps.max(initial=0)
-    return bool(low >= -32768 and high <= 32767)
+    fit = bool(low >= -32768 and high <= 32767)
+    return fit and np.array_equal(steps, np.rint(steps))
 
 
 def unpack(record: bytes, start: int, stop: int) -> Float32[np.ndarray, "C n"]:

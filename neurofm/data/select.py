@@ -197,6 +197,10 @@ def check_contract(
             again += [flags[name].format(wants)] if name in flags else []
     if told:
         advice = f"prepare it again with {' '.join(again)}" if again else "use another"
+        if dataset.info.kind == "codes" and contract.kind == "meeg":
+            advice = "set task.train_on=codes to train on codes"
+        if dataset.info.kind == "meeg" and contract.kind == "codes":
+            advice = "make codes of it with `neurofm prepare codes`"
         raise NeuroFMError(
             f"the dataset {dataset.path} has {' and '.join(told)}: {advice}"
         )

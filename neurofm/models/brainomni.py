@@ -58,6 +58,8 @@ class BrainOmni(Task):
       replacement: a fifth of the masked positions takes a random vector of the same
         `example`, or of the whole `batch` as released, which couples the batch.
       n_quantizers_used: levels predicted, from the first on.
+      train_on: `signals`, or the `codes` that `neurofm prepare codes` made of them;
+        the losses are the same.
       input_norm: tokens reach the blocks as they are (`none`, as released), or with
         unit mean square (`rms`), the size of the queries added to them.
       rope: `exact`, or `cosine_only` as the published files behave in the official
@@ -83,6 +85,7 @@ class BrainOmni(Task):
     span_tokens: int = 8
     replacement: Literal["example", "batch"] = "example"
     n_quantizers_used: int = 4
+    train_on: Literal["signals", "codes"] = "signals"
     input_norm: Literal["none", "rms"] = "none"
     rope: Rope = "exact"
     eval_dropout: Literal["off", "released"] = "off"
@@ -118,16 +121,30 @@ class BrainOmni(Task):
         return self.replacement == "batch"
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
-        """What the tokenizer takes, in longer segments."""
+        """What the tokenizer takes, in longer segments; for training, or its codes."""
+        first = self.tokenizer
+        if want == "train" and self.train_on == "codes":
+            return meeg_batch.codes_spec(
+                first.sfreq,
+                (first.n_sources, self.n_tokens, first.n_quantizers),
+                self.segment_samples,
+                meeg.window_step(first.window_samples, self.overlap),
+                first.window_samples,
+            )
         return meeg_batch.spec(
-            self.tokenizer.sfreq,
+            first.sfreq,
             self.n_sensors,
             self.segment_samples,
-            self.tokenizer.hop_samples,
-            self.tokenizer.window_samples,
-            self.tokenizer.frame,
+            first.hop_samples,
+            first.window_samples,
+            first.frame,
             want,
         )
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a segment, a source."""
+        return int(self.tokenizer.n_tokens(self.segment_samples, self.overlap))
 
     # ---- parts ----------------------------------------------------------------------
 
@@ -172,13 +189,12 @@ class BrainOmni(Task):
     def draw(self, batch: Batch, key: jax.Array, step: Array, train: bool) -> Tree:
         """Masks, what stands in their place, and keys of dropout, for each example."""
         del step, train
-        n = meeg.n_windows(
-            batch["meeg/signal"].shape[-1],
-            self.tokenizer.window_samples,
-            self.overlap,
-            self.tokenizer.remainder,
-        )
-        s, w = self.tokenizer.n_sources, int(n) * self.tokenizer.tokens
+        s = self.tokenizer.n_sources
+        if "meeg/codes" in batch:
+            w = batch["meeg/codes"].shape[2]
+        else:
+            n_samples = batch["meeg/signal"].shape[-1]
+            w = int(self.tokenizer.n_tokens(n_samples, self.overlap))
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
 
         def one(key):
@@ -255,8 +271,13 @@ class BrainOmni(Task):
         self, variables: Tree, batch: Batch
     ) -> tuple[Float[Array, "B S W D"], Int[Array, "B S W Q"], Bool[Array, "B W"]]:
         frozen = variables["frozen"]["tokenizer"]
-        found = self.tokenizer.tokenize(frozen, batch, self.overlap)
-        return jax.lax.stop_gradient(found)
+        if "meeg/codes" not in batch:
+            found = self.tokenizer.tokenize(frozen, batch, self.overlap)
+            return jax.lax.stop_gradient(found)
+        codes = batch["meeg/codes"].astype(jnp.int32)
+        tokens = jax.lax.stop_gradient(self.tokenizer.detokenize(frozen, codes))
+        n = self.tokenizer.n_tokens(batch["meeg/length"], self.overlap)
+        return tokens, codes, jnp.arange(codes.shape[2]) < n[:, None]
 
     def hidden_tokens(
         self, params: Tree, tokens: Float[Array, "B S W D"], draws: Tree
@@ -360,6 +381,12 @@ class BrainOmni(Task):
         n = min(max(n_samples, self.tokenizer.window_samples), self.segment_samples)
         return replace(self, segment_samples=n)
 
+    def sized(self, batch: Batch) -> "BrainOmni":
+        """With the sensors of this batch, where it has any."""
+        if "meeg/signal" not in batch:
+            return self
+        return replace(self, n_sensors=batch["meeg/signal"].shape[1])
+
     def for_platform(self, target: Platform) -> "BrainOmni":
         """With the precision of both stages decided."""
         own = decided(self.precision, target)
@@ -384,26 +411,16 @@ class BrainOmni(Task):
         )
 
     def flops(self, batch_size: int) -> float:
-        """Those of the blocks, three times for the backward pass, and the tokenizer."""
-        own = replace(
-            self.tokenizer,
-            segment_samples=self.segment_samples,
-            n_sensors=self.n_sensors,
-        )
-        n = int(
-            meeg.n_windows(
-                self.segment_samples,
-                own.window_samples,
-                self.overlap,
-                own.remainder,
-            )
-        )
-        step = own.window_samples * n / self.segment_samples
-        w, s, e = n * own.tokens, own.n_sources, self.width
+        """Those of the blocks, three times for the backward pass, and the encoder's."""
+        first = self.tokenizer
+        w, s, e = self.n_tokens, first.n_sources, self.width
         token = self.depth * (20 * e * e + 2 * e * (w + s))
-        token += 2 * e * self.n_quantizers_used * own.n_codes
-        # A third of the tokenizer's step is its forward pass, half of that encodes.
-        return 3.0 * batch_size * s * w * token + own.flops(batch_size) / 6 * step
+        token += 2 * e * self.n_quantizers_used * first.n_codes
+        own = 3.0 * batch_size * s * w * token
+        if self.train_on == "codes":
+            return own
+        windows = w // first.tokens
+        return own + windows * self.n_sensors * batch_size * first.encoder_flops
 
     @classmethod
     def from_official(

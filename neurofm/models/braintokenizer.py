@@ -482,9 +482,8 @@ class BrainTokenizer(Task):
 
     def _valid_windows(self, batch: Batch, overlap: float) -> Bool[Array, "B N"]:
         """Windows that the recording would have on its own."""
-        return meeg_batch.valid_windows(
-            batch, self.window_samples, overlap, self.remainder
-        )
+        n = int(self._n_windows(batch["meeg/signal"].shape[-1], overlap))
+        return jnp.arange(n) < self._n_windows(batch["meeg/length"], overlap)[:, None]
 
     def _valid_tokens(self, batch: Batch) -> Bool[Array, "B S W"]:
         valid = self._valid_windows(batch, 0.0) & batch["valid"][:, None]
@@ -519,6 +518,21 @@ class BrainTokenizer(Task):
         found = self._quantize(variables, latents, every, False)
         quantized = found.levels.sum(0).reshape(latents.shape)
         return quantized, found.indices.reshape(*latents.shape[:3], -1), valid
+
+    def detokenize(
+        self, variables: Tree, codes: Int[Array, "B S W Q"]
+    ) -> Float[Array, "B S W D"]:
+        """The quantised vectors that `tokenize` gave beside these codes."""
+        params = variables["params"].get("quantizer", {})
+        flat = codes.reshape(-1, codes.shape[-1])
+        levels = self._quantizer.vectors(
+            params, variables["buffers"]["codebooks"], flat
+        )
+        return levels.sum(0).reshape(*codes.shape[:3], self.width)
+
+    def n_tokens(self, n_samples, overlap: float):
+        """Tokens in time of `n_samples` (an int or an array), a source."""
+        return self._n_windows(n_samples, overlap) * self.tokens
 
     def token_times(self, n_tokens: int, overlap: float) -> Float[np.ndarray, " W"]:
         """Centres of the tokens in seconds."""
@@ -580,6 +594,10 @@ class BrainTokenizer(Task):
         n = min(max(n_samples, self.window_samples), self.segment_samples)
         return replace(self, segment_samples=n)
 
+    def sized(self, batch: Batch) -> "BrainTokenizer":
+        """With the sensors of this batch."""
+        return replace(self, n_sensors=batch["meeg/signal"].shape[1])
+
     def for_platform(self, target: Platform) -> "BrainTokenizer":
         """With the precision decided."""
         return replace(self, precision=decided(self.precision, target))
@@ -598,12 +616,9 @@ class BrainTokenizer(Task):
             (r"(^|/)(quantizer|codebooks)/", ()),
         )
 
-    def flops(self, batch_size: int) -> float:
-        """Multiply-adds times two of one training step, its backward pass as two.
-
-        Recurrence and convolutions of the sensors; what comes once a source is small.
-        """
-        macs = stack_macs(
+    @property
+    def _stack_macs(self) -> float:
+        return stack_macs(
             self.window_samples,
             self.n_filters,
             self.ratios,
@@ -611,10 +626,26 @@ class BrainTokenizer(Task):
             self.last_kernel_size,
             self.width,
         )
-        macs *= 1 if self.target == "logspec" else 2  # the decoder mirrors the encoder
-        macs += self.tokens * 6 * self.width**2
-        n = int(self._n_windows(self.segment_samples, 0.0))
-        return 3 * 2.0 * macs * n * self.n_sensors * batch_size
+
+    @property
+    def encoder_flops(self) -> float:
+        """Of one window of one sensor on its way to the sources."""
+        to_sources = self.tokens * 2 * self.width * (self.width + self.n_sources)
+        return 2.0 * (self._stack_macs + to_sources)
+
+    def flops(self, batch_size: int) -> float:
+        """Multiply-adds times two of one training step, its backward pass as two.
+
+        The encoder of the sensors shown and the decoder of all; what comes once a
+        source is small.
+        """
+        d = self.width
+        one = 2.0 * self.tokens * d * (d + 2 * self.n_sources)
+        if self.target != "logspec":
+            one += 2.0 * self._stack_macs  # the decoder mirrors the encoder
+        c = self.n_sensors
+        windows = batch_size * int(self._n_windows(self.segment_samples, 0.0))
+        return 3 * windows * (self.encoder_flops * int(self.n_shown(c)) + one * c)
 
     @classmethod
     def from_official(

@@ -210,6 +210,10 @@ class Finetune(Task):
         """On the task as it runs there."""
         return replace(self, task=self.task.for_platform(target))
 
+    def sized(self, batch: Batch) -> "Finetune":
+        """On the task at those sizes."""
+        return replace(self, task=self.task.sized(batch))
+
     def savings(self) -> tuple[str, ...]:
         """Those of the task."""
         return tuple(f"task.{saving}" for saving in self.task.savings())

@@ -47,6 +47,36 @@ def spec(
     )
 
 
+def codes_spec(
+    sfreq: float, shape: tuple[int, int, int], t: int, step: int, window: int
+) -> BatchSpec:
+    """The batch of codes that a tokenizer gave of segments of EEG and MEG.
+
+    Args:
+      shape: sources, tokens of a segment, quantisers.
+      t: samples of a segment.
+      step, window: samples from one of its windows to the next, and of each.
+    """
+    s, _, q = shape
+    return BatchSpec(
+        fields={
+            "meeg/codes": Field(
+                shape=shape, axes=("source", "token", "level"), dtype="int16"
+            ),
+            "meeg/length": Field(shape=(), axes=(), dtype="int32"),
+        },
+        contract=InputContract(
+            kind="codes",
+            sfreq=sfreq,
+            unit="code",
+            n_chans=s * q,
+            window_samples=t,
+            hop_samples=step,
+            receptive_samples=window,
+        ),
+    )
+
+
 def normalised(
     batch: Batch, counted: Bool[Array, "B C"], how: Normalise
 ) -> tuple[Float[Array, "B C T"], Float[Array, "B C 6"]]:
@@ -68,13 +98,3 @@ def normalised(
         x, kinds, counted if how == "kept" else there, recorded
     )
     return x, meeg.normalise_positions(pos, kinds, there)
-
-
-def valid_windows(
-    batch: Batch, length: int, overlap: float, remainder: meeg.Remainder
-) -> Bool[Array, "B N"]:
-    """Windows that each recording would have on its own."""
-    samples = batch["meeg/signal"].shape[-1]
-    n = int(meeg.n_windows(samples, length, overlap, remainder))
-    own = meeg.n_windows(batch["meeg/length"], length, overlap, remainder)
-    return jnp.arange(n) < own[:, None]

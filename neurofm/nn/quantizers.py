@@ -134,8 +134,7 @@ class ResidualQuantizer:
         h = dense(params["project_in"], r) if self.projects else r
         codes = self.codes(params, book)
         index = nearest(jax.lax.stop_gradient(h), jax.lax.stop_gradient(codes))
-        chosen = jax.nn.one_hot(index, self.n_codes, dtype=jnp.float32)
-        code = jnp.matmul(chosen, codes, precision=EXACT)
+        chosen, code = self._chosen(index, codes)
         q = code
         if train:
             through = rotated if self.rotation else straight_through
@@ -156,6 +155,22 @@ class ResidualQuantizer:
             sums["picked"] = picked.sum(-1)
             sums["candidate"] = jnp.matmul(picked, fixed(h), precision=EXACT)
         return out, {"index": index, "error": error.sum(-1), "sums": sums}
+
+    def _chosen(self, index, codes):
+        chosen = jax.nn.one_hot(index, self.n_codes, dtype=jnp.float32)
+        return chosen, jnp.matmul(chosen, codes, precision=EXACT)
+
+    def vectors(
+        self, params: Tree, buffers: Tree, indices: Int[Array, "N Q"]
+    ) -> Float[Array, "Q N D"]:
+        """Each level's code in the width of the input, as `levels` outside training."""
+
+        def level(_, xs):
+            own, book, index = xs
+            _, q = self._chosen(index, self.codes(own, book))
+            return None, dense(own["project_out"], q) if self.projects else q
+
+        return jax.lax.scan(level, None, (params, buffers, indices.T))[1]
 
     def codes(self, params: Tree, book: Tree) -> Float[Array, "K P"]:
         """The codebook of one level."""

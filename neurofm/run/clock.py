@@ -17,7 +17,7 @@ therefore taken from one logged row to the next and not around a single step.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from neurofm.parallel import accelerators, gpus
@@ -36,7 +36,7 @@ PEAK_FLOPS |= {device: peak for _, peak, device in gpus.KINDS.values() if device
 
 @dataclass
 class Tally:
-    """Seconds by bucket, steps, items the model saw, and seconds of signal in them."""
+    """Seconds by bucket, steps, items the model saw, signal in them, operations."""
 
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(BUCKETS, 0.0)
@@ -44,10 +44,11 @@ class Tally:
     steps: int = 0
     items: int = 0
     signal_s: float = 0.0
+    flops: float = 0.0
 
     def copy(self) -> "Tally":
         """The tally as it is now."""
-        return Tally(dict(self.seconds), self.steps, self.items, self.signal_s)
+        return replace(self, seconds=dict(self.seconds))
 
     def since(self, before: "Tally") -> "Tally":
         """What came on top of an earlier copy."""
@@ -57,6 +58,7 @@ class Tally:
             self.steps - before.steps,
             self.items - before.items,
             self.signal_s - before.signal_s,
+            self.flops - before.flops,
         )
 
 
@@ -93,13 +95,16 @@ class Clock:
             self._bucket = outside
 
     @contextmanager
-    def step(self, wait_s: float, items: int, item_s: float) -> Iterator[None]:
+    def step(
+        self, wait_s: float, items: int, item_s: float, flops: float
+    ) -> Iterator[None]:
         """Around the call of one step.
 
         Args:
           wait_s: seconds the host waited for this step's data, just before.
           items: items in the step, over all devices.
           item_s: seconds of signal in one item.
+          flops: floating-point operations of this step, over all devices.
         """
         self._lap()
         if self._begun is None:
@@ -114,16 +119,16 @@ class Clock:
         self.total.steps += 1
         self.total.items += items
         self.total.signal_s += items * item_s
+        self.total.flops += flops
         if self._begun is None:  # no rate can be told from a step that was compiled
             self._bucket = "train"
             self._begun = self._row = self.total.copy()
 
-    def row(self, flops: float, n_devices: int) -> dict[str, float]:
+    def row(self, n_devices: int) -> dict[str, float]:
         """Rates since the last row, and the run so far; call it when metrics are read.
 
         Args:
-          flops: floating-point operations of one step, over all devices.
-          n_devices: devices that share them.
+          n_devices: devices that share a step.
 
         Returns:
           time/hours (of the run, without what was lost), data/hours (of signal seen),
@@ -160,7 +165,7 @@ class Clock:
             "time/pace_s": sum(session.seconds.values()) / session.steps,
             "throughput/examples_per_s": lately.items / spent,
             "throughput/hours_per_s": lately.signal_s / 3600 / spent,
-            "throughput/flops_per_s": flops * lately.steps / spent,
+            "throughput/flops_per_s": lately.flops / spent,
         }
         import jax  # the report reads durations without it
 
@@ -194,6 +199,7 @@ class Clock:
         self.total.steps += before.steps
         self.total.items += before.items
         self.total.signal_s += before.signal_s
+        self.total.flops += before.flops
         self._lost = max(0.0, self._made_at - saved.get("saved_at", self._made_at))
 
 

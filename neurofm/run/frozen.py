@@ -1,7 +1,7 @@
 """The models that a run leans on: loaded once, sharded, never trained nor saved."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from neurofm import stores
 from neurofm.config import Experiment
+from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
 from neurofm.model import load_frozen
 from neurofm.parallel import sharding
@@ -62,6 +63,23 @@ def lean(exp: Experiment) -> tuple[Experiment, dict[str, Frozen]]:
         leaning[name] = Frozen(model.task, variables, where, digest)
         log.info("%s: %s, sha256 %s", name, where, digest)
     return replace(exp, task=task), leaning
+
+
+def check_made_by(datasets: Sequence[Dataset], leaning: Mapping[str, Frozen]) -> None:
+    """What was made of recordings by a frozen model is trained on with that one.
+
+    Raises:
+      NeuroFMError: a dataset was made by another model than the run leans on.
+    """
+    for dataset in datasets:
+        for name, digest in dataset.info.processing.get("made_by", {}).items():
+            if name in leaning and leaning[name].sha256 != digest:
+                raise NeuroFMError(
+                    f"{dataset.path} was made by another {name} (sha256 "
+                    f"{digest[:12]}...) than init.frozen.{name}={leaning[name].path} "
+                    f"({leaning[name].sha256[:12]}...): give that one, or prepare the "
+                    "dataset again with this one"
+                )
 
 
 def place(leaning: Mapping[str, Frozen], devices: Mesh) -> Tree:
