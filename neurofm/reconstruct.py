@@ -1,5 +1,6 @@
 """`neurofm reconstruct`: a recording as a model rebuilds it, and a map of the error."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,10 @@ from neurofm.embedding.rebuild import Rebuilt
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
 from neurofm.signals.meeg import EEG, KINDS
+
+log = logging.getLogger(__name__)
+
+FIFFV_MEG_CH = 1  # of FIF: the kind of magnetometers and gradiometers
 
 if TYPE_CHECKING:
     from data_pipelines.meeg.settings import Settings
@@ -30,7 +35,7 @@ def reconstruct(
     out filled in.
 
     Args:
-      out: `.fif` (EEG alone) or `.npz`; the picture is `.png` beside it.
+      out: `.fif` or `.npz`; the picture is `.png` beside it.
       montage: electrodes to rebuild in place of the recording's own, by MNE's name of a
         montage or a file of positions.
       hide: channels that are not shown either, to see how well they are rebuilt.
@@ -48,7 +53,7 @@ def reconstruct(
     if out.suffix not in (".fif", ".npz"):
         raise NeuroFMError(f"{out} ends in {out.suffix!r}: give a file .fif or .npz")
     result = model.reconstruct(Path(given), at=montage, hide=hide, settings=settings)
-    write(result, out)
+    write(result, out, Path(given))
     from neurofm.report.error_map import error_map
 
     picture = out.with_suffix(".png")
@@ -76,12 +81,8 @@ def scores(result: Rebuilt) -> dict[str, dict[str, float]]:
     return out
 
 
-def write(result: Rebuilt, out: Path) -> None:
-    """As FIF (EEG alone) or npz, by the suffix.
-
-    Raises:
-      NeuroFMError: MEG as FIF, which tells more of a coil than is known here.
-    """
+def write(result: Rebuilt, out: Path, given: Path) -> None:
+    """As FIF or npz, by the suffix; coils of MEG are told as the `given` file does."""
     own = result.sensors
     if out.suffix == ".npz":
         arrays = {
@@ -98,17 +99,40 @@ def write(result: Rebuilt, out: Path) -> None:
         }
         _whole(out, lambda draft: np.savez(draft, allow_pickle=False, **arrays))
         return
-    if (own.kind != EEG).any():
-        raise NeuroFMError(
-            f"{out} would hold MEG, whose coils a FIF file tells in full: give .npz"
-        )
     import mne
 
-    info = mne.create_info(list(own.names), result.sfreq, "eeg", verbose="error")
+    kinds: Any = [KINDS[k] for k in own.kind]
+    info = mne.create_info(list(own.names), result.sfreq, kinds, verbose="error")
     for channel, xyz in zip(info["chs"], own.pos[:, :3], strict=True):
         channel["loc"][:3] = xyz
+    if (own.kind != EEG).any():
+        _tell_coils(info, given)
     raw = mne.io.RawArray(result.samples.astype(float), info, verbose="error")
     _whole(out, lambda draft: raw.save(draft, verbose="error"))
+
+
+def _tell_coils(info: Any, given: Path) -> None:
+    """Take from a recording where its coils and the head are, in whatever frame."""
+    from data_pipelines.meeg.files import open_raw
+
+    recorded = open_raw(given, []).info
+    channels = {channel["ch_name"]: channel for channel in recorded["chs"]}
+    grades = set()
+    for channel in info["chs"]:
+        if channel["kind"] == FIFFV_MEG_CH:
+            theirs = channels[channel["ch_name"]]
+            for name in ("loc", "coord_frame", "unit"):
+                channel[name] = theirs[name]
+            channel["coil_type"] = theirs["coil_type"] & 0xFFFF
+            grades.add(theirs["coil_type"] >> 16)
+    info["dev_head_t"] = recorded["dev_head_t"]
+    if grades - {0}:
+        log.warning(
+            "%s is compensated by reference channels (grade %s), which the rebuilt "
+            "file has not: it says nothing of it",
+            given.name,
+            ", ".join(map(str, sorted(grades))),
+        )
 
 
 def _whole(path: Path, write: Any) -> None:

@@ -112,6 +112,7 @@ def test_coil_codes_tell_gradiometers_and_the_released_rule_goes_by_the_name():
         )
         for code in (3012, 3022, 2, 2000, 2001, MAGNES_GRAD, 4001, CTF_GRAD, 6001, 8001)
     }
+    assert coil_name(3 << 16 | CTF_GRAD) == "CTF_GRAD"  # compensated, as CTF is
     assert kinds == {
         "VV_PLANAR_T1": (GRAD, GRAD),
         "VV_MAG_T1": (MAG, MAG),

@@ -15,6 +15,8 @@ from test_embed_meeg import FIRST, MODEL, SFREQ
 from tiny_meeg import TOKENIZER
 from tiny_models import ECHO
 
+from data_pipelines.meeg.sensors import place
+from data_pipelines.meeg.settings import Settings
 from neurofm import model as models
 from neurofm.cli import cli
 from neurofm.data.sensors import Sensors
@@ -236,10 +238,36 @@ def test_a_file_is_rebuilt_as_fif_and_npz_with_a_picture(saved, tmp_path):
     code, said = run(saved, src, "--out", tmp_path / "o.txt")
     assert code == 1
     assert "give a file .fif or .npz" in said
-    meg(seconds=4, sfreq=100).save(tmp_path / "m_raw.fif", verbose="error")
-    code, said = run(saved, tmp_path / "m_raw.fif", "--out", tmp_path / "n_raw.fif")
-    assert code == 1
-    assert "give .npz" in said
+
+
+def test_rebuilt_meg_lies_in_a_fif_file_as_in_the_recording(saved, tmp_path):
+    given, out = tmp_path / "m_raw.fif", tmp_path / "n_raw.fif"
+    source = meg(seconds=4, sfreq=100, n_places=2, with_eeg=True)
+    for channel in source.info["chs"][:6]:
+        channel["coil_type"] |= 3 << 16  # compensated, as CTF's are
+    source.save(given, verbose="error")
+    code, said = run(saved, given, "--out", out)
+    assert code == 0, said
+    code, said = run(saved, given, "--out", tmp_path / "n.npz")
+    assert code == 0, said
+    got = mne.io.read_raw_fif(out, verbose="error")
+    assert got.ch_names == source.ch_names
+    assert got.get_channel_types() == source.get_channel_types()
+    with np.load(tmp_path / "n.npz") as arrays:
+        size = np.abs(arrays["samples"]).max(1, keepdims=True)
+        np.testing.assert_allclose(got.get_data() / size, arrays["samples"] / size)
+    for mine, its in zip(got.info["chs"][:6], source.info["chs"], strict=False):
+        np.testing.assert_allclose(mine["loc"], its["loc"], atol=1e-6)
+        assert mine["coil_type"] == its["coil_type"] & 0xFFFF
+        for name in ("kind", "unit", "coord_frame"):
+            assert mine[name] == its[name]
+    moved = got.info["dev_head_t"]["trans"]
+    np.testing.assert_allclose(moved, source.info["dev_head_t"]["trans"], atol=1e-6)
+    as_given, again = (
+        place(raw, range(11), None, Settings(sfreq=40.0, band=(0.1, 15)), []).sensors
+        for raw in (mne.io.read_raw_fif(given, verbose="error"), got)
+    )
+    np.testing.assert_allclose(again.pos, as_given.pos, atol=1e-6)
 
 
 def test_on_the_map_angles_from_the_top_of_a_sphere_are_kept():

@@ -131,10 +131,13 @@ def filename(raw: Raw) -> Path:
 
 
 def coil_name(code: int) -> str:
-    """MNE's name of a coil type, such as `VV_PLANAR_T1`."""
+    """MNE's name of a coil type, such as `VV_PLANAR_T1`.
+
+    The grade of a compensation by reference channels, in the upper half, is left out.
+    """
     from mne.io.constants import FIFF
 
-    prefix = "FIFFV_COIL_"
+    prefix, code = "FIFFV_COIL_", code & 0xFFFF
     for name, value in FIFF.items():
         if name.startswith(prefix) and int(value) == code:
             return name.removeprefix(prefix)
