@@ -131,10 +131,11 @@ class Task(Protocol):
         del target
         return self
 
-    def sized(self, batch: Batch) -> "Task":
+    def sized(self, batch: Mapping[str, Any]) -> "Task":
         """This task at the sizes of a training batch, where a run has several.
 
-        What `flops` counts for that step. Default: this task as it is.
+        What `flops` counts for that step. `batch` may hold arrays or
+        `jax.ShapeDtypeStruct`. Default: this task as it is.
         """
         del batch
         return self

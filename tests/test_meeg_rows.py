@@ -18,6 +18,8 @@ from neurofm.data.rows import seen_sha256
 from neurofm.data.sensors import Sensors
 from neurofm.errors import NeuroFMError
 from neurofm.optim import Optim
+from neurofm.planning import plan as planning
+from neurofm.planning.words import as_rows
 from neurofm.train import pretrain
 
 SPEC = TOKENIZER.batch_spec()
@@ -293,6 +295,25 @@ def test_both_stages_train_on_mixed_sensors_and_resume_bit_for_bit(
     second = experiment(OMNI, recordings, init=init)
     second = config.override(second, ("task.dropout=0.0",))
     assert pretrain(second, tmp_path / "omni").status == "done"
+
+
+def test_a_plan_has_the_widest_steps_memory_and_the_mean_of_operations(tmp_path):
+    lengths = [(3, 4 * WINDOW), (4, 2 * WINDOW), (11, 2 * WINDOW), (12, WINDOW)]
+    dataset = store(tmp_path / "d", lengths)
+    exp = experiment(TOKENIZER, dataset.path)
+    found = planning.plan(exp, "h100:1")
+    assert found.widths == {4: pytest.approx(2 / 3), 12: pytest.approx(1 / 3)}
+    narrow, wide = (
+        planning.plan(
+            replace(exp, data=Data(), task=replace(TOKENIZER, n_sensors=c)), "h100:1"
+        )
+        for c in (4, 12)
+    )
+    assert found.memory == wide.memory
+    assert narrow.flops < wide.flops
+    assert found.flops == pytest.approx((2 * narrow.flops + wide.flops) / 3)
+    assert "4 (67%), 12 (33%) sensors" in as_rows(found)["steps"]
+    assert "steps" not in as_rows(narrow)
 
 
 def test_meg_in_another_frame_than_the_model_knows_is_refused(tmp_path):

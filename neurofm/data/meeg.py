@@ -126,13 +126,7 @@ def training(
         [_Cell(each, _of_width(each, sizes, k), seed) for each in stretches]
         for k in range(len(sizes))
     ]
-    parts = [
-        [
-            weight * Fraction(cell.n_tiles, int(each.tiles.sum()))
-            for cell, each, weight in zip(row, stretches, weights, strict=True)
-        ]
-        for row in cells
-    ]
+    parts = _parts(stretches, sizes, weights)
     step_width = mixture([Fraction(sum(row)) for row in parts])
     # A dataset without recordings of this width has no part in its rows.
     present = [[d for d, part in enumerate(row) if part] for row in parts]
@@ -148,6 +142,33 @@ def training(
         return cells[k][present[k][which]].row(nth)
 
     return _plan(stretches, sizes, None, crop)
+
+
+def steps_by_width(
+    datasets: Sequence[Dataset], contract: InputContract, data: Data
+) -> dict[int, float]:
+    """Widths of the steps of a training run, in sensors, and the share of each."""
+    stretches = _stretches(datasets, contract, data, "train")
+    sizes = _widths(stretches, data.buckets)
+    weights = shares(data.weights, len(stretches))
+    parts = [sum(row) for row in _parts(stretches, sizes, weights)]
+    return {
+        size: float(part / sum(parts)) for size, part in zip(sizes, parts, strict=True)
+    }
+
+
+def _parts(
+    stretches: Sequence[Stretches], sizes: Sequence[int], weights: Sequence[Fraction]
+) -> list[list[Fraction]]:
+    """The part of each dataset in the rows of each width."""
+    return [
+        [
+            weight * Fraction(int(each.tiles[mine].sum()), int(each.tiles.sum()))
+            for each, weight in zip(stretches, weights, strict=True)
+            for mine in (_of_width(each, sizes, k),)
+        ]
+        for k in range(len(sizes))
+    ]
 
 
 def held_out(

@@ -10,6 +10,7 @@ Axes: B recordings, S sources, W tokens in time, D tokenizer width, E width, Q
 quantisers, K codes, L blocks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -381,7 +382,7 @@ class BrainOmni(Task):
         n = min(max(n_samples, self.tokenizer.window_samples), self.segment_samples)
         return replace(self, segment_samples=n)
 
-    def sized(self, batch: Batch) -> "BrainOmni":
+    def sized(self, batch: Mapping[str, Any]) -> "BrainOmni":
         """With the sensors of this batch, where it has any."""
         if "meeg/signal" not in batch:
             return self

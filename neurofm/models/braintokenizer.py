@@ -12,6 +12,7 @@ window, W tokens in time (window-major), S sources, D width, Q quantisers, K cod
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -594,7 +595,7 @@ class BrainTokenizer(Task):
         n = min(max(n_samples, self.window_samples), self.segment_samples)
         return replace(self, segment_samples=n)
 
-    def sized(self, batch: Batch) -> "BrainTokenizer":
+    def sized(self, batch: Mapping[str, Any]) -> "BrainTokenizer":
         """With the sensors of this batch."""
         return replace(self, n_sensors=batch["meeg/signal"].shape[1])
 

@@ -8,9 +8,10 @@ Axes: B items, T tokens, D features, H hidden units, K classes.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +211,7 @@ class Finetune(Task):
         """On the task as it runs there."""
         return replace(self, task=self.task.for_platform(target))
 
-    def sized(self, batch: Batch) -> "Finetune":
+    def sized(self, batch: Mapping[str, Any]) -> "Finetune":
         """On the task at those sizes."""
         return replace(self, task=self.task.sized(batch))
 

@@ -6,13 +6,16 @@ the analytic operations, the maker's peak and a share of it that is stated.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 
 from neurofm import config
 from neurofm.config import Experiment
+from neurofm.data import meeg
+from neurofm.data.records import open_dataset
 from neurofm.errors import NeuroFMError
+from neurofm.model import abstract_batch
 from neurofm.parallel.accelerators import Accelerator, accelerator
 from neurofm.parallel.gpus import Gpus, gpus
 from neurofm.planning.aot import Compiled, compile_step
@@ -25,6 +28,7 @@ from neurofm.planning.memory import (
     mend,
 )
 from neurofm.planning.traffic import least_traffic
+from neurofm.task import Task
 
 SAFE = 0.95  # share of the memory that an estimate may fill
 
@@ -45,6 +49,8 @@ class Plan:
       least: axes -> the same for the least that this layout of parameters needs.
       mfu: assumed share of the peak.
       step_s: seconds that a step then takes.
+      widths: of sensors, and the share of steps that have each, where the data tells;
+        memory is that of the widest, operations are the mean.
       change: the settings that make a misfit fit, as one types them; `changed` is the
         memory with them.
     """
@@ -62,6 +68,7 @@ class Plan:
     mfu: float
     step_s: float
     checkpoint_bytes: int
+    widths: dict[int, float] = field(default_factory=dict)
     change: tuple[str, ...] = ()
     changed: Memory | None = None
 
@@ -110,6 +117,9 @@ def plan(exp: Experiment, on: str, slices: int = 1, mfu: float = 0.4) -> Plan:
     target = gpus(on) or accelerator(on)
     platform = "gpu" if isinstance(target, Gpus) else "tpu"
     exp = replace(exp, task=exp.task.for_platform(platform))
+    widths = steps_by_width(exp)
+    if widths:
+        exp = replace(exp, task=_of_width(exp, max(widths)))
     if isinstance(target, Gpus) and slices > 1:
         raise NeuroFMError(
             f"--slices {slices} is for TPUs: give {target.kind}:{target.chips * slices}"
@@ -133,7 +143,11 @@ def plan(exp: Experiment, on: str, slices: int = 1, mfu: float = 0.4) -> Plan:
             again = compile_step(mended, target, slices)
             assert changed is not None
             changed = as_compiled(changed, again)
-    flops = exp.task.flops(exp.train.batch_size)
+    n = exp.train.batch_size
+    flops = exp.task.flops(n)
+    if widths:
+        each = {w: _of_width(exp, w).flops(n) for w in widths}
+        flops = sum(share * each[w] for w, share in widths.items())
     moved: Counter[str] = Counter()
     for transfer in verdict.collectives if verdict else ():
         # A loop whose rounds the program does not tell is counted as one round.
@@ -151,7 +165,25 @@ def plan(exp: Experiment, on: str, slices: int = 1, mfu: float = 0.4) -> Plan:
         least=least_traffic(state, layout),
         mfu=mfu,
         step_s=flops / (target.chips * slices * target.bf16_flops * mfu),
+        widths=widths,
         checkpoint_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         change=change,
         changed=changed,
     )
+
+
+def steps_by_width(exp: Experiment) -> dict[int, float]:
+    """Widths of sensors of a run's steps and their shares; none without such data."""
+    spec = exp.task.batch_spec("train")
+    if not exp.data.path or spec.contract.kind != "meeg" or "label" in spec.fields:
+        return {}
+    datasets = [open_dataset(path) for path in exp.data.paths]
+    return meeg.steps_by_width(datasets, spec.contract, exp.data)
+
+
+def _of_width(exp: Experiment, n_sensors: int) -> Task:
+    batch = abstract_batch(exp.task, exp.train.batch_size, "train")
+    signal = batch["meeg/signal"]
+    n, _, t = signal.shape
+    wide = jax.ShapeDtypeStruct((n, n_sensors, t), signal.dtype)
+    return exp.task.sized({**batch, "meeg/signal": wide})

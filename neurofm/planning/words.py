@@ -26,6 +26,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "temporaries_gib": _gib(plan, plan.memory.temporaries),
         "largest_batch_estimate": plan.largest_batch,
         "flops_per_step": plan.flops,
+        "steps_by_width": plan.widths,
         "bytes_sent_per_step": plan.moved,
         "least_bytes_sent_per_step": plan.least,
         "mfu_assumed": plan.mfu,
@@ -68,6 +69,9 @@ def as_rows(plan: Plan) -> dict[str, str]:
         "batch": f"{exp.train.batch_size} items, at most about {plan.largest_batch} "
         "(estimated)",
     }
+    if plan.widths:
+        told = ", ".join(f"{w} ({share:.0%})" for w, share in plan.widths.items())
+        rows["steps"] = f"of {told} sensors: memory of the widest, the mean of all else"
     for axis in sorted({*plan.moved, *plan.least}):
         moved = f"{plan.moved.get(axis, 0) / GIB:.3f} GiB a step, " * bool(plan.verdict)
         least = plan.least.get(axis)
