@@ -73,6 +73,8 @@ def test_levels_are_those_of_a_plain_search(quantizer, train):
     codes, outs = slow_levels(quantizer, params, books, Z)
     np.testing.assert_array_equal(found.indices, codes)
     np.testing.assert_allclose(found.levels, outs, atol=1e-5)
+    again = quick.jit(quantizer.vectors)(params, books, found.indices)
+    np.testing.assert_allclose(again, outs, atol=1e-5)
     counts = [np.bincount(codes[VALID, q], minlength=7) for q in range(3)]
     np.testing.assert_array_equal(found.sums["count"], counts)
     left = Z - np.cumsum(outs, 0)

@@ -18,7 +18,7 @@ from neurofm.optim import Group, Optim
 def config() -> Experiment:
     undecayed = "norm|^head/|^project/|^mask_token"
     return Experiment(
-        task=BrainOmni(width=512, heads=16),
+        task=BrainOmni(width=512, heads=16, remat="selective"),
         optim=Optim(
             lr=4e-4,
             betas=(0.9, 0.95),
