@@ -30,6 +30,8 @@ class Data:
 
     Attributes:
       path: dataset folder, or several to mix.
+      features: dataset folders of features of the stimuli, where recordings are of
+        brains that follow them.
       target: column of the recordings, or of their events, whose values are the classes
         to fine-tune on.
       around: of an event, the seconds before and after its onset that make an example,
@@ -44,10 +46,12 @@ class Data:
       buckets: widths at most, in channels, that recordings of unlike sensors are
         padded to; a step has one.
       min_active: least share of a crop that must hold sound; silent crops are redrawn.
+      jitter_s: windows on a stimulus all move by up to this, another way every epoch.
       workers: reader threads.
     """
 
     path: str | tuple[str, ...] = ""
+    features: str | tuple[str, ...] = ()
     target: str = ""
     around: tuple[float, float] | None = None
     noise: str = ""
@@ -59,12 +63,19 @@ class Data:
     short: Literal["once", "released"] = "once"
     buckets: int = 4
     min_active: float = 0.1
+    jitter_s: float = 10.0
     workers: int = 4
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All dataset folders."""
+        """All folders of recordings."""
         return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Those, and then all folders of features."""
+        features = self.features
+        return self.paths + ((features,) if isinstance(features, str) else features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +207,7 @@ PLACEMENT = (
     "task.attention",
     "eval.",
     "data.path",
+    "data.features",
     "data.noise",
     "data.rooms",
     "data.workers",

@@ -17,6 +17,8 @@ class Field:
       dtype: numpy name.
       unit: SI unit of the values, or None for counts, indices and flags.
       words: of a class, what its numbers mean.
+      sfreq: steps a second, of what is sampled at another rate than the input; else 0.
+      delay_s: seconds by which its steps follow the input, as BOLD follows a stimulus.
     """
 
     shape: tuple[int, ...]
@@ -24,6 +26,8 @@ class Field:
     dtype: str = "float32"
     unit: str | None = None
     words: tuple[str, ...] = ()
+    sfreq: float = 0.0
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ model are then in `frozen`, under the same name.
 Every hook but `batch_spec`, `init`, `draw` and `loss` has a default here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from jaxtyping import Array, Bool, Float, Num
 
 from neurofm.contract import BatchSpec
 from neurofm.parallel.mesh import Platform
+
+if TYPE_CHECKING:
+    from neurofm.data.records import Dataset
 
 Tree = dict[str, Any]
 Batch = Mapping[str, Array]
@@ -116,6 +119,15 @@ class Task(Protocol):
         """What `read` says, in training with dropout: what a head is put on."""
         del draws, train
         return self.read(variables, batch)
+
+    def fitted(self, datasets: Sequence["Dataset"]) -> "Task":
+        """This task with the sizes that follow from the data of a run filled in.
+
+        Called before anything is made of it; a size that was given and that the data
+        contradict is an error. Default: this task as it is.
+        """
+        del datasets
+        return self
 
     def shortened(self, n_samples: int) -> "Task":
         """This task for recordings of at most `n_samples`, which `embed` has many of.

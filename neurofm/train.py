@@ -8,7 +8,7 @@ batch that comes next, and a resumed run repeats nothing and skips nothing.
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -87,8 +87,9 @@ def pretrain(
             "leave them out, or give a --workdir on a disk"
         )
     exp, leaning = frozen_models.lean(exp)
-    datasets = [open_dataset(path) for path in exp.data.paths]
+    datasets = [open_dataset(path) for path in exp.data.stores]
     frozen_models.check_made_by(datasets, leaning)
+    exp = replace(exp, task=exp.task.fitted(datasets))
     scenery = open_scenery(exp.task.batch_spec("train"), exp.data)
     every = [*datasets, *(scenery.datasets if scenery else ())]
     folder = Workdir.claim(stores.place(workdir), exp, [d.hash for d in every])

@@ -35,6 +35,7 @@ class Crop(NamedTuple):
       scene: of the crop's clip, where scenes are simulated.
       at: first sample of the crop in that clip; negative where the clip is shorter.
       example: its number among labelled examples.
+      onset_s: where the crop begins on the clock of its stimulus, in seconds.
     """
 
     dataset: int
@@ -47,6 +48,7 @@ class Crop(NamedTuple):
     scene: Scene | None = None
     at: int = 0
     example: int = -1
+    onset_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,8 @@ class Recording:
 
     Attributes:
       item: its name, unique in the dataset.
-      samples: `[C, N]` in the dataset's unit, or consecutive blocks `[C, n]` of them.
+      samples: `[C, N]` in the dataset's unit, or consecutive blocks `[C, n]` of them;
+        of fMRI, a region that this run lacks is NaN in all of it.
       sensors: its own, where the dataset gives no channel names.
       meta: manifest columns: those of `layout.GIVEN` and any labels.
       events: interval events, each with onset and duration (s from the item's start),
@@ -178,7 +179,7 @@ def _write_recording(
             }
         )
         n_samples += x.shape[1]
-        power += float(np.square(x, dtype=np.float64).sum())
+        power += float(np.nansum(np.square(x, dtype=np.float64)))
     if not rows:
         raise NeuroFMError(f"recording {item!r} holds no samples; leave it out")
     whole = {
@@ -198,7 +199,8 @@ def _refuse_wrong(x: np.ndarray, item: str, info: DatasetInfo, n_chans: int) -> 
             f"recording {item!r} has {x.shape[0]} channels, the {owner} "
             f"{n_chans}{names}; select the same channels"
         )
-    if not np.isfinite(x).all():
+    absent = np.isnan(x).all(axis=1) if info.kind == "fmri" else np.zeros(len(x), bool)
+    if not np.isfinite(x[~absent]).all():
         raise NeuroFMError(
             f"recording {item!r} holds NaN or infinite samples; mend it or leave it out"
         )

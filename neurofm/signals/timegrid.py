@@ -3,7 +3,8 @@
 The rule is TRIBE's (arXiv 2507.22229 and its released code): of the overlap of two
 spans, each grid takes steps from round(rate x distance from its own start), as many as
 round(rate x length of the overlap) and at least one, never past its end. Halves round
-to the even neighbour. What falls on one step adds up.
+to the even neighbour. What falls on one step adds up, which at the border of two
+pieces of one signal may be the last step of one and the first of the next.
 
 Times are in seconds on the clock of a stimulus. Axis letters: N steps, W words.
 """
