@@ -18,11 +18,14 @@ _MEEG = ("picks", "montage", "electrodes", "unit", "line_freq", "notch", "band")
 _MEEG += ("bads", "frame", "coil_types")
 _ENTITIES = ("subject", "session", "task", "run", "acquisition", "processing")
 _ENTITIES += ("datatype",)
+_FMRI = ("atlas", "names", "mask", "axes", "array", "tr", "source_tr", "confounds")
+_FMRI += ("detrend", "scale", "timeline", "split", "study")
 # Options that only some kinds take.
 TAKES = {
     "audio": (*_LABELS, "channels", "runner", "beam"),
     "meeg": (*_LABELS, *_MEEG),
     "bids": (*_LABELS, *_MEEG, *_ENTITIES),
+    "fmri": (*_LABELS, *_FMRI, "only"),
     "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
     "codes": ("tokenizer", "segment_s", "overlap", "batch_size"),
 }
@@ -99,6 +102,20 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
     default="code",
     help="M/EEG: released goes by the name.",
 )
+@click.option("--atlas", help="fMRI: name of the regions' atlas, or its image.")
+@click.option("--names", type=LOCAL, help="fMRI: names of the regions, one a line.")
+@click.option("--mask", type=LOCAL, help="fMRI: image of voxels, each a region.")
+@click.option("--axes", help="fMRI: of arrays: time,region or subject,time,region.")
+@click.option("--array", help="fMRI: its name in an NPZ, if not bold.")
+@click.option("--tr", type=float, help="fMRI: seconds to interpolate runs to.")
+@click.option("--source-tr", type=float, help="fMRI: theirs, if not told.")
+@click.option("--confounds", help="fMRI: of fMRIPrep, by nilearn: motion,wm_csf.")
+@click.option("--detrend", type=click.Choice(["none", "constant", "linear"]))
+@click.option("--scale", type=click.Choice(["zscore", "none"]), help="fMRI: each run.")
+@click.option("--timeline", help="fMRI: words of the name that tell it: task,run.")
+@click.option("--split", help="fMRI: algonauts2025 or algonauts2025-season.")
+@click.option("--study", default="", help="fMRI: tells its subjects from others.")
+@click.option("--only", help="fMRI: pattern of file names: *desc-preproc_bold.nii.gz.")
 @click.option("--subject", help="BIDS: 01,02.")
 @click.option("--session", help="BIDS: values, as for subjects; so all below.")
 @click.option("--task")
@@ -116,19 +133,22 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
     """Turn recordings into record shards.
 
     KIND audio takes a folder of sound files, meeg a folder of EEG and MEG in any format
-    that MNE reads, bids a BIDS tree of these; each goes on if it was interrupted. For
+    that MNE reads, bids a BIDS tree of these, fmri a folder of runs in regions (NPZ,
+    NPY, TSV, HDF5) or as images (NIfTI, CIFTI); each goes on if it was interrupted. For
     audio SRC and --out may be addresses in a store. tfds takes a dataset that
     TensorFlow Datasets prepared as array_record, by its folder or its name, or with
     --corpus the original files. codes runs --tokenizer over a dataset of EEG and MEG,
     once, to train with task.train_on=codes.
     """
+    if sfreq is not None and kind == "fmri":
+        raise NeuroFMError("prepare fmri has no option --sfreq: give --tr in seconds")
     theirs = _of_another_kind(kind)
     arguments = {k: v for k, v in arguments.items() if k not in theirs}
     arguments["progress"] = counter("prepared")
     if kind == "codes":
         summary = _prepare_codes(src, sfreq, arguments)
         return summary.to_json(), table(_shown(summary))
-    sfreq = _SFREQ[kind] if sfreq is None else sfreq
+    sfreq = _SFREQ.get(kind, 0.0) if sfreq is None else sfreq
     if kind == "tfds":
         from data_pipelines import tfds_records
 
@@ -142,11 +162,14 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
         for place in (src, arguments["out"]):
             if not isinstance(place, Path):
                 raise NeuroFMError(
-                    f"{place} is in a store, and EEG and MEG are prepared on a disk: "
+                    f"{place} is in a store, and brains are prepared on a disk: "
                     "copy the recordings here, and the dataset to the store afterwards"
                 )
         assert isinstance(src, Path)
-        summary = _prepare_meeg(kind, src, sfreq, arguments)
+        if kind == "fmri":
+            summary = _prepare_fmri(src, arguments)
+        else:
+            summary = _prepare_meeg(kind, src, sfreq, arguments)
     return summary.to_json(), table(_shown(summary))
 
 
@@ -188,6 +211,19 @@ def _prepare_meeg(
     return bids.prepare(src, settings=settings, only=only, **arguments)
 
 
+def _prepare_fmri(src: Path, arguments: dict[str, Any]) -> "Summary":
+    from data_pipelines.fmri.prepare import prepare
+    from data_pipelines.fmri.settings import Settings
+
+    given = {name: arguments.pop(name) for name in _FMRI}
+    for name in ("axes", "confounds", "timeline"):
+        given[name] = _words(given[name])
+    for name in ("names", "mask"):
+        given[name] = given[name] and str(given[name])
+    said = {name: value for name, value in given.items() if value is not None}
+    return prepare(src, settings=Settings(**said), **arguments)
+
+
 def _settings(sfreq: float, given: dict[str, Any]) -> "Settings":
     from data_pipelines.meeg.settings import Settings
 
@@ -219,11 +255,14 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def _shown(summary: "Summary") -> dict[str, Any]:
-    config = _NEXT[summary.kind]
+    config = _NEXT.get(summary.kind, "CONFIG")
     data, held = summary.out, f"{summary.n_items} of {summary.n_files} files"
     if summary.kind == "codes":
         data += " task.train_on=codes init.frozen.tokenizer=MODEL"
         held = f"{summary.n_files}, in {summary.n_items} segments"
+    next_ = f"neurofm pretrain {config} --workdir RUN data.path={data}"
+    if summary.kind == "fmri":
+        next_ = "neurofm prepare features EVENTS.tsv --extractor NAME --out DIR"
     return {
         "status": summary.status,
         "recordings": held,
@@ -232,7 +271,7 @@ def _shown(summary: "Summary") -> dict[str, Any]:
         "dataset": summary.out,
         **_sentences("skipped", summary.skipped),
         **_sentences("note on", summary.notes),
-        "next": f"neurofm pretrain {config} --workdir RUN data.path={data}",
+        "next": next_,
     }
 
 

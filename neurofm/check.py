@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurofm import check_meeg, stores
+from neurofm import check_fmri, check_meeg, stores
 from neurofm.errors import NeuroFMError
 from neurofm.findings import Findings, render
 from neurofm.stores import Place, is_remote, place
@@ -194,7 +194,7 @@ def check_dataset(path: Place) -> Findings:
     hours = items["duration"].to_numpy() / 3600
     splits = np.asarray(items["split"].to_pylist())
     set_by_user = ("subject", "session", "run", "task")
-    brain = info.kind == "meeg"
+    brain, timed = info.kind == "meeg", info.kind in ("fmri", "features")
     told = {*MANIFEST.names, "n_recorded"}
     told |= set(RECORDED if info.kind in ("meeg", "codes") else ())
     names = [name for name in items.column_names if name not in told]
@@ -205,7 +205,8 @@ def check_dataset(path: Place) -> Findings:
         "sfreq": info.sfreq,
         "unit": info.unit,
         **(check_meeg.store_facts(dataset) if brain else {}),
-        **({} if brain else {"ch_names": list(info.ch_names)}),
+        **(check_fmri.store_facts(dataset) if timed else {}),
+        **({} if brain or timed else {"ch_names": list(info.ch_names)}),
         **{k: info.processing[k] for k in ("grid", "made_by") if k in info.processing},
         "payload": info.payload,
         "licence": info.licence,
@@ -236,8 +237,10 @@ def check_dataset(path: Place) -> Findings:
     if info.kind == "codes":
         config = "brainomni/tiny task.train_on=codes init.frozen.tokenizer=MODEL"
     commands = [f"neurofm pretrain {config} --workdir {run} data.path={data}"]
+    if timed:
+        commands = [check_fmri.next_command(info.kind, data, run)]
     targets = ["trial_type"] * bool(len(dataset.events)) + names
-    if targets and not brain and info.kind != "codes":
+    if targets and not brain and not timed and info.kind != "codes":
         commands.append(
             f"neurofm evaluate {run} --suite probe --data {data} "
             f"--target {targets[0]} --out {run}-scores"

@@ -94,17 +94,23 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def about(root: Path, file: str) -> About:
+def merged(root: Path, file: str, suffix: str) -> dict[str, Any]:
     """The JSON sidecars of a recording, the nearer ones over the farther."""
-    merged: dict[str, Any] = {}
-    for path in _applying(root, file, entities(file).get("suffix", "eeg"), "json"):
-        merged |= _json(path)
-    line = merged.get("PowerLineFrequency")
+    told: dict[str, Any] = {}
+    for path in _applying(root, file, suffix, "json"):
+        told |= _json(path)
+    return told
+
+
+def about(root: Path, file: str) -> About:
+    """What the JSON sidecars of a recording tell."""
+    told = merged(root, file, entities(file).get("suffix", "eeg"))
+    line = told.get("PowerLineFrequency")
     if not isinstance(line, int | float) or not 0 < line < 1000:
         line = None
-    words = (merged.get(k) for k in ("Manufacturer", "ManufacturersModelName"))
+    words = (told.get(k) for k in ("Manufacturer", "ManufacturersModelName"))
     device = " ".join(str(word) for word in words if word not in (None, *_MISSING))
-    reference = merged.get("EEGReference")
+    reference = told.get("EEGReference")
     return About(
         float(line) if line else None,
         "" if reference in (None, *_MISSING) else str(reference),

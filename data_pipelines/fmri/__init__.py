@@ -1,0 +1,1 @@
+"""fMRI, in regions or as images, into record stores."""
