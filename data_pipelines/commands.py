@@ -20,16 +20,20 @@ _ENTITIES = ("subject", "session", "task", "run", "acquisition", "processing")
 _ENTITIES += ("datatype",)
 _FMRI = ("atlas", "names", "mask", "axes", "array", "tr", "source_tr", "confounds")
 _FMRI += ("detrend", "scale", "timeline", "split", "study")
+_FEATURES = ("extractor", "modality", "model", "layers", "aggregation", "vectors")
+_FEATURES += ("batch_size",)
 # Options that only some kinds take.
 TAKES = {
     "audio": (*_LABELS, "channels", "runner", "beam"),
     "meeg": (*_LABELS, *_MEEG),
     "bids": (*_LABELS, *_MEEG, *_ENTITIES),
     "fmri": (*_LABELS, *_FMRI, "only"),
+    "features": (*_FEATURES, "workers"),
     "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
     "codes": ("tokenizer", "segment_s", "overlap", "batch_size"),
 }
 _SFREQ = {"audio": 16_000.0, "tfds": 16_000.0, "meeg": 256.0, "bids": 256.0}
+_SFREQ |= {"features": 2.0}
 _NEXT = {
     "audio": "wavjepa/tiny",
     "meeg": "brainomni/tokenizer",
@@ -60,7 +64,9 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.argument("kind", type=click.Choice(list(TAKES)))
 @click.argument("src", type=PLACE)
 @click.option("--out", type=PLACE, required=True)
-@click.option("--sfreq", type=float, help="Hz; default 16000 for sound, else 256.")
+@click.option(
+    "--sfreq", type=float, help="Hz; default 16000 for sound, 256 M/EEG, 2 features."
+)
 @click.option(
     "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
 )
@@ -116,6 +122,18 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--split", help="fMRI: algonauts2025 or algonauts2025-season.")
 @click.option("--study", default="", help="fMRI: tells its subjects from others.")
 @click.option("--only", help="fMRI: pattern of file names: *desc-preproc_bold.nii.gz.")
+@click.option("--extractor", help="features: log_mel, word_vectors, model, ...")
+@click.option("--modality", help="features: the name that a model knows them by.")
+@click.option("--model", type=PLACE, help="features: an audio MODEL.")
+@click.option("--layers", default="0.5,0.75,1", help="features: of its depth.")
+@click.option(
+    "--aggregation",
+    type=click.Choice(["group_mean", "none"]),
+    default="group_mean",
+    help="features: of the layers between these.",
+)
+@click.option("--vectors", type=LOCAL, help="features: a word and numbers a line.")
+@click.option("--batch-size", type=int, default=16, help="features: windows at once.")
 @click.option("--subject", help="BIDS: 01,02.")
 @click.option("--session", help="BIDS: values, as for subjects; so all below.")
 @click.option("--task")
@@ -134,11 +152,11 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
 
     KIND audio takes a folder of sound files, meeg a folder of EEG and MEG in any format
     that MNE reads, bids a BIDS tree of these, fmri a folder of runs in regions (NPZ,
-    NPY, TSV, HDF5) or as images (NIfTI, CIFTI); each goes on if it was interrupted. For
-    audio SRC and --out may be addresses in a store. tfds takes a dataset that
-    TensorFlow Datasets prepared as array_record, by its folder or its name, or with
-    --corpus the original files. codes runs --tokenizer over a dataset of EEG and MEG,
-    once, to train with task.train_on=codes.
+    NPY, TSV, HDF5) or as images (NIfTI, CIFTI), features a table of events in stimuli;
+    each goes on if it was interrupted. For audio SRC and --out may be addresses in a
+    store. tfds takes a dataset that TensorFlow Datasets prepared as array_record, by
+    its folder or its name, or with --corpus the original files. codes runs --tokenizer
+    over a dataset of EEG and MEG, once, to train with task.train_on=codes.
     """
     if sfreq is not None and kind == "fmri":
         raise NeuroFMError("prepare fmri has no option --sfreq: give --tr in seconds")
@@ -168,6 +186,8 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
         assert isinstance(src, Path)
         if kind == "fmri":
             summary = _prepare_fmri(src, arguments)
+        elif kind == "features":
+            summary = _prepare_features(src, sfreq, arguments)
         else:
             summary = _prepare_meeg(kind, src, sfreq, arguments)
     return summary.to_json(), table(_shown(summary))
@@ -224,6 +244,19 @@ def _prepare_fmri(src: Path, arguments: dict[str, Any]) -> "Summary":
     return prepare(src, settings=Settings(**said), **arguments)
 
 
+def _prepare_features(src: Path, sfreq: float, arguments: dict[str, Any]) -> "Summary":
+    from data_pipelines.features.choose import NAMES, Asked
+    from data_pipelines.features.prepare import prepare
+
+    given = {name: arguments.pop(name) for name in _FEATURES}
+    if not (name := given.pop("extractor")):
+        raise NeuroFMError(f"--extractor is missing: give one of {', '.join(NAMES)}")
+    for option in ("model", "vectors"):
+        given[option] = given[option] and str(given[option])
+    given["layers"] = _numbers("layers", given["layers"])
+    return prepare(src, asked=Asked(name, **given), sfreq=sfreq, **arguments)
+
+
 def _settings(sfreq: float, given: dict[str, Any]) -> "Settings":
     from data_pipelines.meeg.settings import Settings
 
@@ -261,6 +294,9 @@ def _shown(summary: "Summary") -> dict[str, Any]:
         data += " task.train_on=codes init.frozen.tokenizer=MODEL"
         held = f"{summary.n_files}, in {summary.n_items} segments"
     next_ = f"neurofm pretrain {config} --workdir RUN data.path={data}"
+    if summary.kind == "features":
+        next_ = f"neurofm pretrain {config} --workdir RUN data.path=FMRI"
+        next_ += f" data.features={summary.out}"
     if summary.kind == "fmri":
         next_ = "neurofm prepare features EVENTS.tsv --extractor NAME --out DIR"
     return {

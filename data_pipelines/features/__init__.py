@@ -1,0 +1,1 @@
+"""Features of stimuli, from a table of what happened when, into record stores."""
