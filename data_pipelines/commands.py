@@ -27,7 +27,7 @@ TAKES = {
     "audio": (*_LABELS, "channels", "runner", "beam"),
     "meeg": (*_LABELS, *_MEEG),
     "bids": (*_LABELS, *_MEEG, *_ENTITIES),
-    "fmri": (*_LABELS, *_FMRI, "only"),
+    "fmri": (*_LABELS, *_FMRI, "only", "events"),
     "features": (*_FEATURES, "workers"),
     "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
     "codes": ("tokenizer", "segment_s", "overlap", "batch_size"),
@@ -122,6 +122,7 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--split", help="fMRI: algonauts2025 or algonauts2025-season.")
 @click.option("--study", default="", help="fMRI: tells its subjects from others.")
 @click.option("--only", help="fMRI: pattern of file names: *desc-preproc_bold.nii.gz.")
+@click.option("--events", type=LOCAL, help="fMRI: table that places runs on timelines.")
 @click.option("--extractor", help="features: log_mel, word_vectors, model, ...")
 @click.option("--modality", help="features: the name that a model knows them by.")
 @click.option("--model", type=PLACE, help="features: an audio MODEL.")

@@ -379,6 +379,27 @@ def test_damaged_files_are_skipped_in_words(tmp_path):
     assert list(held(tmp_path / "d")[1]) == ["a.npy"]
 
 
+def test_a_table_of_events_places_runs_on_their_timelines(tmp_path):
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in ("a", "b"):
+        np.save(src / f"{name}.npy", BOLD.T)
+    table = tmp_path / "events.tsv"
+    rows = ["type\tonset\tduration\ttimeline\tsubject\tfile"]
+    rows += ["word\t1\t1\tfilm\t\t", "fmri\t-6\t20\tfilm\t07\tsrc/a.npy"]
+    table.write_text("\n".join([*rows, "fmri\t12.5\tn/a\tfilm\t08\tb.npy"]) + "\n")
+    summary = prepare(src, tmp_path / "d", settings=TIME_FIRST, events=table)
+    dataset, _ = held(tmp_path / "d")
+    assert dataset.items["onset"].to_pylist() == [-6.0, 12.5]
+    assert dataset.items["timeline"].to_pylist() == ["film", "film"]
+    assert dataset.items["subject"].to_pylist() == ["07", "08"]
+    other = prepare(src, tmp_path / "e", settings=TIME_FIRST)
+    assert other.hash != summary.hash  # as a batch would hold other things
+    table.write_text("\n".join(rows) + "\n")
+    with pytest.raises(NeuroFMError, match=r"for 1 of 2 runs \(the first is b\.npy\)"):
+        prepare(src, tmp_path / "f", settings=TIME_FIRST, events=table)
+
+
 def test_the_command_tells_and_check_shows(tmp_path):
     np.save(tmp_path / "sub-01_bold.npy", BOLD.T)
     words = ["prepare", "fmri", str(tmp_path / "sub-01_bold.npy"), "--json"]

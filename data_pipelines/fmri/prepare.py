@@ -1,6 +1,6 @@
 """fMRI into record stores: `neurofm prepare fmri`."""
 
-import fnmatch
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,35 +12,27 @@ from data_pipelines import labels as labelling
 from data_pipelines import shards
 from data_pipelines.fmri import algonauts, arrays, images
 from data_pipelines.fmri.arrays import Run
-from data_pipelines.fmri.settings import Settings, refuse_odd_tr
+from data_pipelines.fmri.placed import by_file, with_events
+from data_pipelines.fmri.runs import (
+    PART,
+    SAME_TR,
+    atlas_name,
+    find,
+    read,
+    split_name,
+    tr_of,
+)
+from data_pipelines.fmri.settings import Settings
 from data_pipelines.meeg import sidecars
 from data_pipelines.shards import Progress
-from data_pipelines.sources import Source, settings_of, source
+from data_pipelines.sources import Source, settings_of
 from data_pipelines.summary import Summary
 from data_pipelines.unreadable import Unreadable
 from neurofm.data.records import DatasetInfo, Recording
 from neurofm.errors import NeuroFMError
 from neurofm.signals import bold
 
-SUFFIXES = (*arrays.SUFFIXES, *images.SUFFIXES)
-PART = "#"  # FILE#NAME is one of the runs of a file
-# Files with BIDS names that are not runs.
-_RUNS = ("bold", "timeseries")
-_SAME_TR = 1e-3  # share by which two repetition times may differ and be one
 _PER_CPU_S = 2e7  # values read, scaled and written
-
-
-@dataclass(frozen=True)
-class Runs(Source):
-    """Files that may hold several runs each; see `sources.Source`."""
-
-    def stat(self, file: str) -> tuple[int, int | str]:
-        root = Path(self.root)
-        path, part = split_name(root, file)
-        name = path.relative_to(root).as_posix()
-        n_bytes, changed = super().stat(name)
-        sharing = sum(f.startswith(name + PART) for f in self.files) if part else 1
-        return max(1, n_bytes // sharing), changed
 
 
 @dataclass(frozen=True)
@@ -51,18 +43,20 @@ class ReadRun:
       settings: how.
       tr_s: repetition time of the dataset.
       names: its regions.
+      onsets: where runs begin on their timelines' clocks, in seconds, if not at 0.
     """
 
     settings: Settings
     tr_s: float
     names: tuple[str, ...]
+    onsets: dict[str, float]
 
     def __call__(self, root: Path, file: str, notes: list[str]) -> Recording:
         settings = self.settings
         path, _ = split_name(root, file)
         run = read(root, file, settings)
-        tr_s = _tr_of(root, file, run, settings, notes)
-        if settings.tr is None and abs(tr_s / self.tr_s - 1) > _SAME_TR:
+        tr_s = tr_of(root, file, run, settings, notes)
+        if settings.tr is None and abs(tr_s / self.tr_s - 1) > SAME_TR:
             raise Unreadable(
                 path,
                 f"a repetition time of {tr_s:g} s, the dataset has {self.tr_s:g} s: "
@@ -80,7 +74,7 @@ class ReadRun:
         if settings.tr is not None:
             x = bold.at_tr(x, tr_s, self.tr_s)
         meta = columns(file, run, settings)
-        meta["onset"] = run.skipped * tr_s
+        meta["onset"] = self.onsets.get(file, 0.0) + run.skipped * tr_s
         return Recording(item=file, samples=x.astype(np.float32), meta=meta)
 
 
@@ -90,6 +84,7 @@ def prepare(
     *,
     settings: Settings | None = None,
     only: str | None = None,
+    events: str | os.PathLike | None = None,
     labels: str | os.PathLike | None = None,
     pattern: str | None = None,
     subdirs: str | None = None,
@@ -104,6 +99,8 @@ def prepare(
       out: the dataset to make.
       settings: what the runs are, and what is done to them.
       only: pattern of the names to take, such as `*desc-preproc_bold.nii.gz`.
+      events: table of `features.events`, whose rows of type `fmri` tell the timeline,
+        onset, subject, session and run of a `file`.
       labels, pattern, subdirs, licence, workers, progress: as in `audio.prepare`.
 
     Raises:
@@ -113,7 +110,13 @@ def prepare(
     settings = settings or Settings()
     found = find(Path(src), settings, only)
     known = labelling.gather(found.root, found.files, labels, pattern, subdirs)
-    words = settings.to_json() | {"only": only}
+    onsets: dict[str, float] = {}
+    words = settings.to_json() | {"only": only, "events": None}
+    if events is not None:
+        placed = by_file(Path(events), found)
+        onsets = {file: event.onset for file, event in placed.items()}
+        known = with_events(known, placed)
+        words["events"] = hashlib.sha256(Path(events).read_bytes()).hexdigest()
     prepared = settings_of(found, words, labels, pattern, subdirs, licence)
     tr_s, names = _first(found, settings)
     info = DatasetInfo(
@@ -147,114 +150,11 @@ def prepare(
         Path(out),
         found,
         info,
-        ReadRun(settings, tr_s, names),
+        ReadRun(settings, tr_s, names, onsets),
         measure=measure,
         known=known,
         workers=workers,
         progress=progress,
-    )
-
-
-def find(src: Path, settings: Settings, only: str | None = None) -> Source:
-    """The runs of a folder, or of the file that is named."""
-    if src.is_file():
-        root, files = src.parent, [src.name]
-    elif src.is_dir():
-        root = src
-        every = (p.relative_to(src).as_posix() for p in src.rglob("*") if p.is_file())
-        files = sorted(f for f in every if f.lower().endswith(SUFFIXES))
-    else:
-        raise NeuroFMError(f"{src} does not exist; give a folder of fMRI runs")
-    if only:
-        files = [f for f in files if fnmatch.fnmatch(Path(f).name, only)]
-    elif not src.is_file():
-        files = [f for f in files if is_run(f)]
-    if not files:
-        matching = f" that matches {only}" if only else ""
-        raise NeuroFMError(
-            f"there is no run of fMRI in {src}{matching}; expected files that end in "
-            f"{' '.join(SUFFIXES)}"
-        )
-    if any(f.lower().endswith(images.SUFFIXES) for f in files):
-        images.require_nilearn()
-    names: list[str] = []
-    for file in files:
-        try:
-            held = _parts(root / file, settings)
-        except Unreadable:
-            held = [""]  # told when it is read
-        names += [f"{file}{PART}{part}" if part else file for part in held]
-    told = source(root, names)
-    return Runs(root=root, files=told.files, unnamed=told.unnamed)
-
-
-def is_run(file: str) -> bool:
-    """Whether a file that ends as runs do is one by its BIDS name, if it has one."""
-    found = sidecars.entities(file)
-    if "sub" not in found:
-        return True
-    runs = found.get("suffix") in _RUNS and found.get("desc") != "confounds"
-    return runs or file.lower().endswith((".h5", ".hdf5"))
-
-
-def _parts(path: Path, settings: Settings) -> list[str]:
-    if path.name.lower().endswith(images.SUFFIXES):
-        return [""]
-    return arrays.parts(path, settings)
-
-
-def split_name(root: Path, file: str) -> tuple[Path, str]:
-    """The file of a run, and its name there; nothing where it is the only one."""
-    if PART in file and not (root / file).is_file():
-        name, _, part = file.rpartition(PART)
-        return root / name, part
-    return root / file, ""
-
-
-def read(root: Path, file: str, settings: Settings) -> Run:
-    """A run as it is in its file; see `arrays.read` and `images.read`."""
-    path, part = split_name(root, file)
-    if path.name.lower().endswith(images.SUFFIXES):
-        return images.read(path, settings)
-    return arrays.read(path, part, settings)
-
-
-def _tr_of(
-    root: Path, file: str, run: Run, settings: Settings, notes: list[str]
-) -> float:
-    """A run's own repetition time: of the file, its sidecar, or as the user says."""
-    path, part = split_name(root, file)
-    name = path.relative_to(root).as_posix()
-    suffix = sidecars.entities(name).get("suffix", "bold")
-    told = sidecars.merged(root, name, suffix).get("RepetitionTime")
-    beside = float(told) if isinstance(told, int | float) else None
-    tr_s = run.tr_s if run.tr_s is not None else beside
-    if beside and run.tr_s and abs(beside / run.tr_s - 1) > _SAME_TR:
-        raise Unreadable(
-            path,
-            f"it tells a repetition time of {run.tr_s:g} s and its JSON {beside:g} s: "
-            "mend one",
-            "fMRI",
-        )
-    if tr_s is not None:
-        tr_s = float(f"{tr_s:.6g}")  # as it was typed, before it was a float32
-        refuse_odd_tr(tr_s, str(path))
-        given = settings.source_tr
-        if given is not None and abs(given / tr_s - 1) > _SAME_TR:
-            raise Unreadable(
-                path,
-                f"it tells a repetition time of {tr_s:g} s and --source-tr {given:g} s",
-                "fMRI",
-            )
-        return tr_s
-    if settings.source_tr is not None:
-        return settings.source_tr
-    if algonauts.columns(part.rpartition("/")[2]):
-        notes.append(f"its repetition time is taken as {algonauts.TR_S} s, Algonauts'")
-        return algonauts.TR_S
-    raise NeuroFMError(
-        f"{path} does not tell its repetition time: give it in seconds as --source-tr, "
-        "or as RepetitionTime in a JSON beside it"
     )
 
 
@@ -264,7 +164,7 @@ def _first(found: Source, settings: Settings) -> tuple[float, tuple[str, ...]]:
     for file in found.files:
         try:
             run = read(root, file, settings)
-            tr_s = _tr_of(root, file, run, settings, [])
+            tr_s = tr_of(root, file, run, settings, [])
         except Unreadable as error:
             reason = error
             continue
@@ -286,33 +186,6 @@ def _first(found: Source, settings: Settings) -> tuple[float, tuple[str, ...]]:
             )
         return settings.tr or tr_s, names
     raise NeuroFMError(f"no run can be used: {reason}")
-
-
-def atlas_name(found: Source, settings: Settings) -> str:
-    """The atlas as the user names it, or as the files do in their names.
-
-    Raises:
-      NeuroFMError: neither does.
-    """
-    if settings.mask:
-        return f"voxels of {Path(settings.mask).name}"
-    if settings.atlas_file:
-        return settings.atlas_file.name.split(".")[0]
-    if settings.atlas:
-        return settings.atlas
-    told = set()
-    for file in found.files:
-        name = sidecars.entities(file.split(PART)[0])
-        words = [name[k] for k in ("atlas", "seg", "parcel") if k in name]
-        told.add("_".join(words))
-        if file.lower().split(PART)[0].endswith((".dtseries.nii", ".ptseries.nii")):
-            told = {"grayordinates"} if told == {""} else told
-    if len(told) == 1 and told != {""}:
-        return told.pop()
-    raise NeuroFMError(
-        "the regions' atlas is not told by the names of the files"
-        f"{' (they name several)' if len(told) > 1 else ''}: give it as --atlas NAME"
-    )
 
 
 def columns(file: str, run: Run, settings: Settings) -> dict[str, Any]:

@@ -103,9 +103,10 @@ class DatasetInfo:
 def dataset_hash(info: DatasetInfo, items: pa.Table) -> str:
     """sha256 over the contract and each item's (sha256, split, n_samples), in order.
 
-    Where recordings have sensors of their own, their layouts are counted as well. It
-    says what a batch drawn by (hash, seed, step) holds, so it does not depend on
-    labels, file names, shards or the number of workers.
+    Where recordings have sensors of their own, their layouts are counted as well; of
+    fMRI and features, whose they are and where they lie on which timeline. It says what
+    a batch drawn by (hash, seed, step) holds, so it does not depend on labels, file
+    names, shards or the number of workers.
     """
     names = ("version", "kind", "sfreq", "unit", "ch_names", "payload")
     contract = {name: getattr(info, name) for name in names}
@@ -114,6 +115,8 @@ def dataset_hash(info: DatasetInfo, items: pa.Table) -> str:
     digest = hashlib.sha256(json.dumps(contract, sort_keys=True).encode())
     columns = ["sha256", "split", "n_samples"]
     columns += [] if info.ch_names else ["layout"]
+    if info.kind in ("fmri", "features"):
+        columns += ["timeline", "subject", "onset"]
     columns = items.select(columns).to_pydict()
     for row in zip(*columns.values(), strict=True):
         digest.update(json.dumps(row).encode())
