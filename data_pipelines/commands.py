@@ -134,7 +134,6 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
     help="features: of the layers between these.",
 )
 @click.option("--vectors", type=LOCAL, help="features: a word and numbers a line.")
-@click.option("--batch-size", type=int, default=16, help="features: windows at once.")
 @click.option("--subject", help="BIDS: 01,02.")
 @click.option("--session", help="BIDS: values, as for subjects; so all below.")
 @click.option("--task")
@@ -147,7 +146,7 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
     "--segment", "segment_s", type=float, default=30.0, help="codes: seconds."
 )
 @click.option("--overlap", type=float, default=0.25, help="codes: share of a window.")
-@click.option("--batch-size", type=int, default=32, help="codes: segments at once.")
+@click.option("--batch-size", type=int, default=16, help="codes, features: at once.")
 def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any):
     """Turn recordings into record shards.
 
