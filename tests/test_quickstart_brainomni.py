@@ -26,12 +26,13 @@ SMALL = (
 
 @pytest.fixture
 def few_people(monkeypatch):
-    people = {"stream": 4, "train": 10, "valid": 4, "test": 10}
-    each = {"stream": 4, "train": 4, "valid": 4, "test": 2}
-    monkeypatch.setattr(events, "N_SUBJECTS", people)
-    monkeypatch.setattr(events, "PER_SUBJECT", each)
-    monkeypatch.setattr(events, "KNOWN", ("eeg19",))  # fewer programs to compile
-    monkeypatch.setattr(events, "UNSEEN", ("eeg32",))
+    people = events.People(
+        known=("eeg19",),  # fewer programs to compile
+        unseen=("eeg32",),
+        n_subjects={"stream": 4, "train": 10, "valid": 4, "test": 10},
+        per_subject={"stream": 4, "train": 4, "valid": 4, "test": 2},
+    )
+    monkeypatch.setattr(events, "CAPS", people)
     monkeypatch.setattr(labels, "STEPS", 2)
     monkeypatch.setattr(jax, "jit", quick.jit)  # a dozen programs, each run twice
 
@@ -80,7 +81,7 @@ def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
 
 
 def test_test_people_and_their_cap_are_met_nowhere_else(few_people, tmp_path):
-    stores = events.generate(tmp_path / "records", 3)
+    stores = events.generate(tmp_path / "records", 3, events.CAPS)
     for store in stores.values():
         examples = events.examples(store, 3)
         columns = {
@@ -101,4 +102,4 @@ def test_test_people_and_their_cap_are_met_nowhere_else(few_people, tmp_path):
     weaker = np.array(loud.items["snr_db"]) - np.array(quiet.items["snr_db"])
     np.testing.assert_allclose(weaker, 5)
     with pytest.raises(NeuroFMError, match="seed 3 and 4 was asked for"):
-        events.generate(tmp_path / "records", 4)
+        events.generate(tmp_path / "records", 4, events.CAPS)

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 TOKENIZER, CONFIG = "brainomni/quickstart_tokenizer", "brainomni/quickstart"
 FIRST = "tokenizer."  # begins overrides of the first stage
-READ_BATCH = 60
+READ_BATCH = 60  # recordings of 64 sensors or fewer; of more as many as fit there
 Asked = tuple[Dataset, Examples]
 PAIRS = tuple(
     ("model", other) for other in ("untrained", "tokenizer", "baseline", "supervised")
@@ -82,7 +82,7 @@ def quickstart(
     runs = {workdir / "tokenizer": first, workdir: second}
     if (before := read_back(workdir, runs)) is not None:
         return before
-    stores = events.generate(workdir / "records", seed)
+    stores = events.generate(workdir / "records", seed, events.CAPS)
     done_before = 0
     for folder, exp in runs.items():
         outcome = pretrain(
@@ -227,9 +227,10 @@ def reader(task: Task, variables: Tree) -> Embed:
 
     def embed(store: Recordings, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
         order = np.asarray(rows)[np.argsort(store.n_chans[rows], kind="stable")]
-        for first in range(0, len(order), READ_BATCH):
-            part = order[first : first + READ_BATCH]
-            padded = np.resize(part, READ_BATCH)  # one program for all batches
+        n = min(READ_BATCH, 64 * READ_BATCH // int(store.n_chans[order].max()))
+        for first in range(0, len(order), n):
+            part = order[first : first + n]
+            padded = np.resize(part, n)  # one program for all batches of a width
             layers, times = jax.device_get(
                 read(variables, batch_of(store, padded, task))
             )

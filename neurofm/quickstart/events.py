@@ -1,4 +1,4 @@
-"""The simulated EEG of BrainOmni's quickstart as record stores, and its task.
+"""The simulated recordings of BrainOmni's quickstart as record stores, and its task.
 
 A stream without labels; and events whose label is in the dynamics of a source alone, to
 probe on (people of their own, in the caps of the stream) and to test on (other people
@@ -8,8 +8,9 @@ events, in `quiet` 5 dB weaker.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,32 +25,72 @@ from neurofm.eval.splits import Fold
 from neurofm.quickstart.finished import check_seed
 from neurofm.signals.meeg import EEG
 from neurofm.simulate import meeg, oracle
-from neurofm.simulate.heads import Part
+from neurofm.simulate.heads import Part, Subject
 from neurofm.simulate.layouts import Name
 
 log = logging.getLogger(__name__)
 
-KNOWN: tuple[Name, ...] = ("eeg19", "eeg32")
-UNSEEN: tuple[Name, ...] = ("eeg64",)
 SNR_DB = {"labelled": (-10.0, 0.0), "quiet": (-15.0, -5.0)}
-PER_SUBJECT: dict[Part, int] = {"stream": 60, "train": 20, "valid": 20, "test": 12}
-N_SUBJECTS: dict[Part, int] = {"stream": 60, "train": 36, "valid": 12, "test": 40}
 N_HELD_OUT = 2  # people of the stream, further ones
 N_FOLDS = 5
 
 
-def generate(folder: Path, seed: int) -> dict[str, Dataset]:
-    """Write the stores `stream`, `labelled` and `quiet`, once; the latter two are read.
+@dataclass(frozen=True, kw_only=True)
+class People:
+    """Who is simulated.
+
+    Attributes:
+      known, unseen: what people of all parts but `test`, and of `test`, wear in turn.
+      n_subjects, per_subject: people of each part, and recordings of each of them.
+      first: number of the first one; those of one number have one head.
+    """
+
+    known: tuple[Name, ...]
+    unseen: tuple[Name, ...]
+    n_subjects: Mapping[Part, int]
+    per_subject: Mapping[Part, int]
+    first: int = 0
+
+
+CAPS = People(
+    known=("eeg19", "eeg32"),
+    unseen=("eeg64",),
+    n_subjects={"stream": 60, "train": 36, "valid": 12, "test": 40},
+    per_subject={"stream": 60, "train": 20, "valid": 20, "test": 12},
+)
+
+HELMETS = People(  # for benchmarks
+    known=("meg306",),
+    unseen=("meg306",),
+    n_subjects={"stream": 12, "train": 16, "valid": 6, "test": 20},
+    per_subject={"stream": 50, "train": 20, "valid": 20, "test": 12},
+    first=1000,
+)
+
+
+def generate(
+    folder: Path,
+    seed: int,
+    people: People,
+    snr_db: Mapping[str, tuple[float, float]] = SNR_DB,
+) -> dict[str, Dataset]:
+    """Write the stores `stream` and, of each loudness, one of events, once.
+
+    Args:
+      snr_db: name of a store of events -> their loudness.
+
+    Returns:
+      The stores of events, by name.
 
     Raises:
       NeuroFMError: the folder was generated with another seed.
     """
-    made = {"stream": stream(seed)}
-    made |= {name: labelled(seed, snr_db) for name, snr_db in SNR_DB.items()}
+    made = {"stream": stream(seed, people)}
+    made |= {name: labelled(seed, people, loud) for name, loud in snr_db.items()}
     for name, recordings in made.items():
         if (folder / name / "dataset.json").is_file():
             continue
-        log.info("simulating EEG into %s", folder / name)
+        log.info("simulating recordings into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         info = DatasetInfo(
             kind="meeg",
@@ -60,25 +101,29 @@ def generate(folder: Path, seed: int) -> dict[str, Dataset]:
             prepared={"reader": "quickstart", "seed": seed},
         )
         write_dataset(folder / name, info, recordings)
-    stores = {name: open_dataset(folder / name) for name in SNR_DB}
+    stores = {name: open_dataset(folder / name) for name in snr_db}
     for store in stores.values():
         check_seed(store, folder, seed)
     return stores
 
 
-def stream(seed: int) -> Iterator[Recording]:
+def stream(seed: int, people: People) -> Iterator[Recording]:
     """Recordings without labels; the last people are held out of training."""
-    n = N_SUBJECTS["stream"]
-    for number, recordings in _by_subject(seed, "stream", n + N_HELD_OUT, (-10.0, 0.0)):
+    n = people.n_subjects["stream"]
+    everyone = _by_subject(seed, "stream", people, n + N_HELD_OUT, SNR_DB["labelled"])
+    for number, recordings in everyone:
         split = "train" if number < n else "valid"
         for item, one in recordings:
             yield _recording(item, one, {"split": split})
 
 
-def labelled(seed: int, snr_db: tuple[float, float]) -> Iterator[Recording]:
+def labelled(
+    seed: int, people: People, snr_db: tuple[float, float]
+) -> Iterator[Recording]:
     """Labelled recordings in three splits with people of their own."""
     for part in ("train", "valid", "test"):
-        for _, recordings in _by_subject(seed, part, N_SUBJECTS[part], snr_db):
+        n = people.n_subjects[part]
+        for _, recordings in _by_subject(seed, part, people, n, snr_db):
             for item, one in recordings:
                 truth = {
                     "split": part,
@@ -91,14 +136,19 @@ def labelled(seed: int, snr_db: tuple[float, float]) -> Iterator[Recording]:
 
 
 def _by_subject(
-    seed: int, part: Part, n_subjects: int, snr_db: tuple[float, float]
+    seed: int,
+    part: Part,
+    people: People,
+    n_subjects: int,
+    snr_db: tuple[float, float],
 ) -> Iterator[tuple[int, list[tuple[str, meeg.Recorded]]]]:
     """The recordings of one person after another, with their names."""
-    n = PER_SUBJECT[part]
-    caps = UNSEEN if part == "test" else KNOWN
+    n = people.per_subject[part]
+    caps = people.unseen if part == "test" else people.known
     design = meeg.Design(layouts=caps, per_subject=n, snr_db=snr_db)
 
     def of(number: int) -> list[tuple[str, meeg.Recorded]]:
+        number += people.first
         indices = range(number * n, (number + 1) * n)
         return [
             (f"{part}_{i:05d}", meeg.record(seed, part, i, design)) for i in indices
@@ -114,11 +164,16 @@ def _by_subject(
 
 def _recording(item: str, one: meeg.Recorded, meta: dict) -> Recording:
     who = one.subject
+    n = len(who.layout.kind)
+    worn = f"{n} electrodes" if (who.layout.kind == EEG).all() else f"{n} coils"
+    meta = {"subject": who.name, "cap": worn, **meta}
+    return Recording(item=item, samples=one.samples, sensors=sensors(who), meta=meta)
+
+
+def sensors(who: Subject) -> Sensors:
+    """What a person wears, as record stores and models take it."""
     coil = tuple("" if name == "EEG" else name for name in who.layout.coil)
-    sensors = Sensors(who.layout.names, who.layout.kind.astype(np.int32), who.pos, coil)
-    cap = sum(who.layout.kind == EEG)
-    meta = {"subject": who.name, "cap": f"{cap} electrodes", **meta}
-    return Recording(item=item, samples=one.samples, sensors=sensors, meta=meta)
+    return Sensors(who.layout.names, who.layout.kind.astype(np.int32), who.pos, coil)
 
 
 def examples(store: Dataset, seed: int) -> Examples:

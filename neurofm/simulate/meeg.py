@@ -129,6 +129,16 @@ def background(rng: np.random.Generator, who: Subject) -> Float[np.ndarray, "C N
 
 def artefacts(rng: np.random.Generator, who: Subject) -> Float[np.ndarray, "C N"]:
     """Blinks, heartbeats and the hum of the mains."""
+    return artefact_topographies(who) @ artefact_waves(rng, who)
+
+
+def artefact_topographies(who: Subject) -> Float[np.ndarray, "C 3"]:
+    """What the sensors see at the peak of each of `artefact_waves`."""
+    return np.stack([who.blink, who.heart, who.line], 1)
+
+
+def artefact_waves(rng: np.random.Generator, who: Subject) -> Float[np.ndarray, "3 N"]:
+    """Blinks, heartbeats and the hum of the mains, of peak 1."""
     n_blinks = rng.poisson(_BLINKS_PER_S * DURATION_S)
     lids = np.zeros(N_SAMPLES)
     for start in rng.uniform(-_BLINK_S, DURATION_S, n_blinks):
@@ -137,14 +147,25 @@ def artefacts(rng: np.random.Generator, who: Subject) -> Float[np.ndarray, "C N"
     beat = (_TIME + rng.uniform(0, period)) % period - period / 2
     heart = (1 - (beat / 0.02) ** 2) * np.exp(-0.5 * (beat / 0.02) ** 2)
     hum = np.sin(2 * np.pi * (who.line_hz * _TIME + rng.uniform()))
-    waves = np.stack([lids, heart, hum])
-    return np.stack([who.blink, who.heart, who.line], 1) @ waves
+    return np.stack([lids, heart, hum])
 
 
 def background_rms(who: Subject) -> float:
     """Expected root mean square of the background over electrodes or magnetometers."""
     power = who.gain**2 @ (1 + who.alpha) + who.noise(SFREQ) ** 2
     return float(np.sqrt(power[_loud(who)].mean()))
+
+
+def moments(
+    who: Subject, seen: Float[np.ndarray, "C P"], snr_db: float
+) -> Float[np.ndarray, " P"]:
+    """Root mean squares in A m of dipoles that stand `snr_db` out of the background.
+
+    Args:
+      seen: what each sensor sees of each dipole, per A m.
+    """
+    level = np.sqrt((seen[_loud(who)].T ** 2).mean(1))
+    return 10 ** (snr_db / 20) * background_rms(who) / level
 
 
 def _loud(who: Subject) -> np.ndarray:
@@ -159,8 +180,7 @@ def _event(
     drawn, onset, phase, loudness = rng.random(4)
     snr_db = design.snr_db[0] + (design.snr_db[1] - design.snr_db[0]) * loudness
     seen = who.measured(place, axis)[:, 0]
-    level = np.sqrt((seen[_loud(who)] ** 2).mean())
-    moment = 10 ** (snr_db / 20) * background_rms(who) / level
+    moment = float(moments(who, seen[:, None], snr_db)[0])
     return Event(
         label=int(2 * drawn) if index is None else index % 2,
         onset_s=onset * (DURATION_S - CHIRP_S),
