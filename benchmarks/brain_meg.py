@@ -29,7 +29,9 @@ LOUDNESS = {"labelled": events.SNR_DB["labelled"]}
 
 def trained(out: Path, seed: int, overrides: list[str]) -> None:
     """Both stages, `out/tokenizer` and `out`."""
-    streams = json.dumps([str(out / name / "stream") for name in ("caps", "helmets")])
+    streams = json.dumps(
+        [str(out / "records" / name / "stream") for name in ("caps", "helmets")]
+    )
     mixed = (f"data.path={streams}", *MIXED)
     both = (*mixed, *(brainomni.FIRST + setting for setting in mixed), *overrides)
     first, second = brainomni.experiments(out, seed, both)
@@ -47,7 +49,7 @@ def read(out: Path, seed: int, system: str, asked: brainomni.Asked) -> Candidate
         variables = model.variables
         if system == "untrained":
             assert isinstance(model.task, BrainOmni)
-            caps = open_dataset(out / "caps" / "stream")
+            caps = open_dataset(out / "records" / "caps" / "stream")
             variables = brainomni.untrained(model.task, caps, seed)
         task, one = model.task, {"labelled": asked}
         found = brainomni.features(system, task, task.inference(variables), one)
@@ -66,8 +68,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
     out, seed = asked.out, asked.seed
-    events.generate(out / "caps", seed, events.CAPS, {})
-    stores = events.generate(out / "helmets", seed, events.HELMETS, LOUDNESS)
+    events.generate(out / "records" / "caps", seed, events.CAPS, {})
+    stores = events.generate(
+        out / "records" / "helmets", seed, events.HELMETS, LOUDNESS
+    )
     trained(out, seed, asked.overrides)
     store = stores["labelled"]
     examples = events.examples(store, seed)
