@@ -45,9 +45,8 @@ SIZES = (
 def trained(out: Path, seed: int, steps: int, overrides: list[str]) -> Model:
     """The tokenizer, trained on log-spectra and then on waveforms alone.
 
-    Of waveforms alone it learns nothing for hundreds of steps: while sources look at
-    all sensors alike they see their mean, which the reference has taken off. Power has
-    a mean that is not zero.
+    Sources that look at all sensors alike see their mean, which the reference has taken
+    off; that of power is not zero, so sources are told apart by log-spectra first.
     """
     events.generate(out, seed, events.CAPS, {})
     settings = (f"data.path={out / 'stream'}", f"seed={seed}", *SIZES, *overrides)
