@@ -101,7 +101,7 @@ def chirps(made: Made) -> Float[np.ndarray, "B W 2"]:
 def latents(task: Task, variables: Callable[[], Tree]) -> Features:
     """Of all sources of a network, before they are quantised."""
     kept = functools.cache(variables)
-    read = jax.jit(lambda *known: task.read(*known, "sources").values["sources"])
+    read = jax.jit(lambda v, batch: task.read(v, batch, "sources").values["sources"])
     return lambda made: np.asarray(read(kept(), batch_of(made)))
 
 
