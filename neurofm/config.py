@@ -194,9 +194,12 @@ class Experiment:
     def resolved(self) -> "Experiment":
         """With the fields filled in that follow from the length of the run."""
         task: Any = self.task
-        if not any(f.name == "horizon" for f in dataclasses.fields(task)):
+        known = {f.name for f in dataclasses.fields(task)}
+        follow = {"horizon": self.train.steps, "swa_epochs": self.optim.swa_epochs}
+        follow = {name: value for name, value in follow.items() if name in known}
+        if not follow:
             return self
-        task = dataclasses.replace(task, horizon=self.train.steps)
+        task = dataclasses.replace(task, **follow)
         return dataclasses.replace(self, task=task)
 
 

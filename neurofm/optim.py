@@ -1,4 +1,4 @@
-"""AdamW with warm-up, cosine decay and norm clipping, by groups of parameters."""
+"""AdamW with a scheduled rate and norm clipping, by groups of parameters."""
 
 import math
 import re
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from neurofm import averaging, onecycle
 from neurofm.errors import NeuroFMError
 
 REST = "rest"  # the group of what no rule matches
@@ -44,6 +45,13 @@ class Optim:
         to `floor` of the peak at the end of the run.
       warmup_form: `linear` from 0, or `log` from a tenth of the peak (BrainOmni).
       floor: share of the peak at the end.
+      schedule: `cosine`, as above; or `onecycle` as in torch, where the first moment
+        cycles against the rate between `betas[0]` and `low_beta`; see
+        `neurofm.onecycle`.
+      low_beta: the first moment's decay at the peak.
+      swa_epochs: epochs of a `onecycle` run whose task averages weights as Lightning
+        does, see `neurofm.averaging`; in its last epochs the rate goes to `swa_lr`.
+      swa_lr: rate of the last epoch of such a run.
       groups: the first whose path is found in a parameter's takes it.
       first_step: `scheduled`, or `released`: there every group but the first took its
         first step at the peak rate (BrainOmni).
@@ -57,6 +65,10 @@ class Optim:
     warmup: float = 100_000 / 375_000
     warmup_form: Literal["linear", "log"] = "linear"
     floor: float = 0.0
+    schedule: Literal["cosine", "onecycle"] = "cosine"
+    low_beta: float = 0.85
+    swa_epochs: int = 0
+    swa_lr: float = 1e-5
     groups: tuple[Group, ...] = ()
     first_step: Literal["scheduled", "released"] = "scheduled"
 
@@ -69,6 +81,11 @@ class Optim:
             raise NeuroFMError(
                 f"optim.floor is {self.floor}: give the share of the peak, 0 to 1"
             )
+        if self.swa_epochs and self.schedule != "onecycle":
+            raise NeuroFMError(
+                f"optim.swa_epochs is {self.swa_epochs}: weights are averaged under "
+                "optim.schedule=onecycle alone"
+            )
         for group in self.groups:
             try:
                 re.compile(group.path)
@@ -80,6 +97,10 @@ class Optim:
 
     def learning_rate(self, step: Int[Array, ""], total_steps: int) -> Float[Array, ""]:
         """Rate used at step `step` (of a linear warm-up 0 at the first step)."""
+        if self.schedule == "onecycle":
+            at = averaging.frozen_at(step, total_steps, self.swa_epochs)
+            rate = onecycle.rate(at, total_steps, self.warmup, self.lr)
+            return averaging.rate(rate, step, total_steps, self.swa_epochs, self.swa_lr)
         warm = round(self.warmup * total_steps)
         rising, ahead = step / max(warm, 1), 0
         if self.warmup_form == "log":
@@ -90,6 +111,12 @@ class Optim:
         falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
         falling = self.floor + (1 - self.floor) * falling
         return self.lr * jnp.where(step < warm, rising, falling)
+
+    def first_decay(self, step: Int[Array, ""], total_steps: int) -> Float[Array, ""]:
+        """Decay of Adam's first moment at step `step` of a `onecycle` run."""
+        at = averaging.frozen_at(step, total_steps, self.swa_epochs)
+        ends = self.betas[0], self.low_beta
+        return onecycle.momentum(at, total_steps, self.warmup, *ends)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """The optax chain for a run of `total_steps`; gradients come clipped."""
@@ -115,6 +142,15 @@ class Optim:
             rate = jnp.where(step == 0, self.lr, rate) if late else rate
             return rate if scale == 1.0 else scale * rate
 
+        if self.schedule == "onecycle":
+            # Corrects the first moment by the decay of this step alone, as torch does.
+            return optax.inject_hyperparams(optax.adamw)(
+                learning_rate=rate,
+                b1=lambda step: self.first_decay(jnp.asarray(step), total_steps),
+                b2=self.betas[1],
+                eps=self.eps,
+                weight_decay=decay,
+            )
         return optax.adamw(
             rate,
             b1=self.betas[0],

@@ -12,6 +12,7 @@ BUILT_IN = {
     "brainomni": "neurofm.models.brainomni:BrainOmni",
     "braintokenizer": "neurofm.models.braintokenizer:BrainTokenizer",
     "finetune": "neurofm.models.finetune:Finetune",
+    "tribe": "neurofm.models.tribe:Tribe",
     "wavjepa": "neurofm.models.wavjepa:WavJEPA",
 }
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import quick
 import tiny_meeg
+import tiny_tribe
 from tiny_models import TRAINABLE as TINY
 
 from neurofm import registry
@@ -170,6 +171,7 @@ SYSTEMS = {
     "braintokenizer": tiny_meeg.TOKENIZER,
     "brainomni": tiny_meeg.OMNI,
     "finetune": Finetune(task=TINY, head="mlp", dropout=0.25),
+    "tribe": tiny_tribe.TRIBE,
 }
 
 
@@ -181,6 +183,8 @@ def batch_of(task, rows):
     if task.name == "finetune":
         label = np.arange(rows, dtype=np.int32) % len(task.classes)
         return {**batch_of(task.task, rows), "label": label}
+    if task.name == "tribe":
+        return tiny_tribe.tribe_batch(task, rows)
     return tiny_meeg.meeg_batch(task, rows)
 
 
@@ -321,6 +325,7 @@ def test_every_system_has_a_tiny_form_here():
         ("braintokenizer", 4),
         ("brainomni", 4),
         ("finetune", 2),
+        ("tribe", 4),
     ],
 )
 def test_accumulation_changes_nothing(name, accumulate):
@@ -524,7 +529,7 @@ SPREAD = {
 
 def equals_one_device(name, sizes, accumulate):
     task, (batch, draws) = SYSTEMS[name], drawn(SYSTEMS[name], 16)
-    if name != "line":
+    if "target" in draws:
         assert len(set(draws["target"].sum((1, 2)))) > 8
     variables = variables_of(task)
     wanted = jax.device_get(program(task)(variables, batch, draws))
@@ -550,7 +555,8 @@ def equals_one_device(name, sizes, accumulate):
     assert_same(jax.device_get(got), wanted, 1e-5)
 
 
-CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in ("line", "wavjepa") for s in SPREAD}
+SPREAD_OVER = ("line", "wavjepa", "tribe")
+CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in SPREAD_OVER for s in SPREAD}
 CASES["wavjepa in rooms, data=8, accumulated"] = "wavjepa in rooms", Mesh(data=8), 2
 
 

@@ -24,7 +24,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from neurofm.contract import BatchSpec
 from neurofm.errors import NeuroFMError
 from neurofm.models import brainomni_weights, meeg_batch
-from neurofm.models.braintokenizer import BrainTokenizer, apply
+from neurofm.models.braintokenizer import BrainTokenizer
+from neurofm.nn.apply import apply
 from neurofm.nn.attention import Attention
 from neurofm.nn.blocks import Remat, remat_savings
 from neurofm.nn.crisscross import CrissCross, Rope

@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 from neurofm.contract import BatchSpec
 from neurofm.errors import NeuroFMError
 from neurofm.models import braintokenizer_weights, meeg_batch
+from neurofm.nn.apply import apply
 from neurofm.nn.linear import Linear
 from neurofm.nn.norms import l2_normalize
 from neurofm.nn.precision import Precision, compute_dtype, decided
@@ -39,11 +40,6 @@ from neurofm.signals import logspec, meeg
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
 KMEANS_ROWS = 64  # recordings of the first batch that start the codebooks
-
-
-def apply(module: nn.Module, params: Tree, *args: Any) -> Any:
-    """A Linen module as a function of its parameters."""
-    return module.apply({"params": params}, *args)
 
 
 @dataclass(frozen=True, kw_only=True)

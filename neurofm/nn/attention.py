@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from neurofm.errors import NeuroFMError
 from neurofm.nn import kernels
-from neurofm.nn.linear import Linear
+from neurofm.nn.linear import Initializer, Linear
 from neurofm.parallel.mesh import Platform, platform
 from neurofm.parallel.sharding import constrain, on_shards
 
@@ -130,12 +130,19 @@ def written_out(
 class SelfAttention(nn.Module):
     """Queries, keys and values by heads, attention, and the projection back to D.
 
-    The qkv kernels start Xavier-uniform over the fused `(3D, D)` matrix, as
-    torch's `MultiheadAttention` leaves them.
+    Attributes:
+      kernel_init: of all four kernels; by default those of q, k and v start
+        Xavier-uniform over the fused `(3D, D)` matrix, as torch's `MultiheadAttention`
+        leaves them.
+      use_bias: whether the four maps have one.
+      turn: what is done to queries and keys, such as `nn.positions.rotate`.
     """
 
     heads: int
     attention: Attention = "auto"
+    kernel_init: Initializer | None = None
+    use_bias: bool = True
+    turn: Callable[[Float[Array, "B S H K"]], Float[Array, "B S H K"]] | None = None
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -149,12 +156,13 @@ class SelfAttention(nn.Module):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         shape = (self.heads, width // self.heads)
-        dense = functools.partial(Linear, dtype=self.dtype)
+        dense = functools.partial(Linear, use_bias=self.use_bias, dtype=self.dtype)
+        out_init = self.kernel_init or nn.initializers.normal(0.02)
         query, key, value = (
             constrain(
                 dense(
                     shape,
-                    kernel_init=qkv_init,
+                    kernel_init=self.kernel_init or qkv_init,
                     axes=("embed", "heads", "kv"),
                     name=name,
                 )(x),
@@ -162,7 +170,9 @@ class SelfAttention(nn.Module):
             )
             for name in ("query", "key", "value")
         )
+        if self.turn is not None:
+            query, key = self.turn(query), self.turn(key)
         mixed = attend(query, key, value, visible, self.attention)
-        return dense((width,), n_in_axes=2, axes=("heads", "kv", "embed"), name="out")(
-            mixed
-        )
+        axes = ("heads", "kv", "embed")
+        out = dense((width,), 2, kernel_init=out_init, axes=axes, name="out")
+        return out(mixed)

@@ -13,6 +13,16 @@ from neurofm.parallel.sharding import as_matrix
 Initializer = Callable[..., jax.Array]
 
 
+def torch_uniform(n_in: int) -> Initializer:
+    """Uniform within +-1/sqrt(n_in), as torch leaves the weights of a linear layer."""
+    bound = n_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
 class Linear(nn.Module):
     """`y = x W + b` over the trailing axes that `n_in_axes` counts.
 
@@ -25,6 +35,7 @@ class Linear(nn.Module):
       kernel_init: initializer of the `[*in, *out]` kernel.
       axes: names of the kernel's axes, as in its sharding rule but for `layers`; see
         `parallel.sharding.as_matrix`.
+      use_bias: whether there is a `b`.
       dtype: dtype of the product; parameters stay float32.
     """
 
@@ -32,13 +43,17 @@ class Linear(nn.Module):
     n_in_axes: int = 1
     kernel_init: Initializer = nn.initializers.normal(0.02)
     axes: tuple[str | None, ...] = ()
+    use_bias: bool = True
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         lead, ins = x.shape[: -self.n_in_axes], x.shape[-self.n_in_axes :]
         kernel = self.param("kernel", self.kernel_init, (*ins, *self.shape))
-        bias = self.param("bias", nn.initializers.zeros, self.shape)
         matrix = as_matrix(kernel.astype(self.dtype), self.n_in_axes, self.axes)
         y = x.astype(self.dtype).reshape(-1, math.prod(ins)) @ matrix
-        return y.reshape(*lead, *self.shape) + bias.astype(self.dtype)
+        y = y.reshape(*lead, *self.shape)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, self.shape)
+        return y + bias.astype(self.dtype)

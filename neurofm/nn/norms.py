@@ -19,6 +19,16 @@ class RMSNorm(nn.Module):
         return (y * scale).astype(x.dtype)
 
 
+class ScaleNorm(nn.Module):
+    """`x sqrt(D) g / max(|x|, 1e-12)` with one gain g for all features, in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param("scale", nn.initializers.ones, (1,))
+        y = l2_normalize(x, 1e-12) * x.shape[-1] ** 0.5
+        return (y * scale).astype(x.dtype)
+
+
 def l2_normalize(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
     """`x / max(|x|, eps)` in float32; a zero vector stays zero, with zero gradient."""
     x = x.astype(jnp.float32)

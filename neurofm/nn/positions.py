@@ -1,7 +1,12 @@
 """Fixed sine-cosine position tables, computed in float64 and kept in float32."""
 
+from typing import Literal
+
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
+
+Rotary = Literal["half", "interleaved"]
 
 
 def sincos(n_tokens: int, width: int) -> Float[np.ndarray, "S D"]:
@@ -34,3 +39,26 @@ def rotary_angles(n_tokens: int, width: int) -> Float[np.ndarray, "S F"]:
     """`t * 10000^(-2j/width)` for token t and pair j, F = width / 2 pairs."""
     rates = 10_000.0 ** (-2 * np.arange(width // 2) / width)
     return (np.arange(n_tokens)[:, None] * rates).astype(np.float32)
+
+
+def rotate(
+    x: Float[Array, "B S H K"], width: int, style: Rotary
+) -> Float[Array, "B S H K"]:
+    """Turn the first `width` features of every head by the token's angles.
+
+    A pair is feature j with feature j + width/2 (`half`), or neighbours 2j and 2j + 1
+    (`interleaved`); the features after `width` stay as they are.
+    """
+    angles = rotary_angles(x.shape[1], width)[:, None]  # [S, 1, F]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first = x[..., :width].astype(jnp.float32)
+    if style == "half":
+        a, b = jnp.split(first, 2, axis=-1)
+    else:
+        a, b = first[..., 0::2], first[..., 1::2]
+    pair = (a * cos - b * sin, a * sin + b * cos)
+    if style == "half":
+        turned = jnp.concatenate(pair, axis=-1)
+    else:
+        turned = jnp.stack(pair, axis=-1).reshape(first.shape)
+    return jnp.concatenate([turned.astype(x.dtype), x[..., width:]], axis=-1)

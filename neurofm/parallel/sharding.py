@@ -29,10 +29,15 @@ STORAGE: Table = {
     "kv": None,
     "mlp": "tensor",
     "vocab": "tensor",
+    "output": "fsdp",
 }
 
+# Where each device computes its share of the outputs of a table, all the rows that
+# its fsdp group has go to each ("row"), and the table stays where it is.
 COMPUTE: Table = {
     "batch": BATCH_AXES,
+    "row": tuple(axis for axis in BATCH_AXES if axis != "fsdp"),
+    "output": "fsdp",
     "layers": None,
     "time": None,
     "token": None,
@@ -52,7 +57,7 @@ RULES: Rules = (
     (r"blocks/mlp_out/kernel$", ("layers", "mlp", "embed")),
     (r"conv_\d+(/kernel)?$", (None, None, "channel")),
     (r"(project|to_\w+|from_\w+)/kernel$", (None, "embed")),
-    (r"(^|/)(scale|bias|mask_token)$", ()),
+    (r"(^|/)(scale|bias|mask_token|skip_attn|skip_mlp)$", ()),
 )
 
 
