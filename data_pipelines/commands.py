@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neurofm.cli import LOCAL, PLACE, command, counter, table
+from neurofm.cli import LOCAL, PLACE, command, counter, numbers, table
 from neurofm.errors import NeuroFMError
 from neurofm.stores import Place
 
@@ -253,7 +253,7 @@ def _prepare_features(src: Path, sfreq: float, arguments: dict[str, Any]) -> "Su
         raise NeuroFMError(f"--extractor is missing: give one of {', '.join(NAMES)}")
     for option in ("model", "vectors"):
         given[option] = given[option] and str(given[option])
-    given["layers"] = _numbers("layers", given["layers"])
+    given["layers"] = numbers("layers", given["layers"])
     return prepare(src, asked=Asked(name, **given), sfreq=sfreq, **arguments)
 
 
@@ -266,8 +266,8 @@ def _settings(sfreq: float, given: dict[str, Any]) -> "Settings":
     if electrodes:
         given["montage"] = str(electrodes)
     if notch is not None:
-        given["notch"] = () if notch == "none" else _numbers("notch", notch)
-    band = _numbers("band", given.pop("band"))
+        given["notch"] = () if notch == "none" else numbers("notch", notch)
+    band = numbers("band", given.pop("band"))
     if len(band) != 2:
         raise NeuroFMError(f"--band has {len(band)} number(s); expected LOW,HIGH")
     lists = {name: _words(given.pop(name)) for name in ("picks", "unit")}
@@ -276,15 +276,6 @@ def _settings(sfreq: float, given: dict[str, Any]) -> "Settings":
 
 def _words(text: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in (text or "").split(",") if word.strip())
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in _words(text))
-    except ValueError as error:
-        raise NeuroFMError(
-            f"--{option} {text} is no list of numbers; write it as 50,60"
-        ) from error
 
 
 def _shown(summary: "Summary") -> dict[str, Any]:

@@ -213,6 +213,16 @@ def score_rows(scores: dict[str, Any]) -> str:
     )
 
 
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """The value of an option that takes several."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise NeuroFMError(
+            f"--{option} {text} is no list of numbers; write it as 50,60"
+        ) from error
+
+
 def counter(what: str) -> Callable[..., None]:
     """Progress on stderr, one line rewritten on a terminal, silent elsewhere."""
 
@@ -535,11 +545,19 @@ def export_command(model: Place, out: Path):
 @click.option("--labels", type=LOCAL, help="As in `prepare`.")
 @click.option("--pattern", help="As in `prepare`.")
 @click.option("--subdirs", help="As in `prepare`.")
-def evaluate_command(given: tuple[Place, ...], out: Path, **arguments: Any):
-    """Score models or stored embeddings; several are seeds of one system."""
+@click.option("--delays", help="encoding: seconds; default all from 2 to 8.")
+def evaluate_command(
+    given: tuple[Place, ...], out: Path, delays: str | None, **arguments: Any
+):
+    """Score models or stored embeddings; several are seeds of one system.
+
+    With --suite encoding, features or embeddings of stimuli, set side by side, are
+    scored by how well they predict the fMRI of --data.
+    """
     from neurofm.evaluate import evaluate
 
-    result = evaluate(given, out=out, **arguments)
+    seconds = numbers("delays", delays) if delays else None
+    result = evaluate(given, out=out, delays=seconds, **arguments)
     shown = score_rows(result)
     return result, f"{shown}\nsee {out / 'report.html'}"
 

@@ -2,7 +2,8 @@
 
 The probe suite puts the same probes (`neurofm.eval.probe`) on every layer of a model,
 on the same network untrained, and on log-mel features or band power, chooses on
-validation rows and scores on test rows.
+validation rows and scores on test rows. The suite `encoding` predicts fMRI
+(`neurofm.encoding.suite`).
 """
 
 import logging
@@ -23,6 +24,7 @@ from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import encode, inputs
 from neurofm.embedding.difference import Difference, announce, compare, refuse
 from neurofm.embedding.recorded import Recorded, arrays
+from neurofm.encoding import suite as encoding
 from neurofm.errors import NeuroFMError
 from neurofm.eval import examples as exampling
 from neurofm.eval import pieces
@@ -49,7 +51,7 @@ from neurofm.task import Task, Tree
 
 _log = logging.getLogger(__name__)
 
-SUITES = ("probe",)
+SUITES = ("probe", "encoding")
 PAIRS = (("model", "untrained"), ("model", "baseline"), ("model", "supervised"))
 
 
@@ -87,6 +89,7 @@ def evaluate(
     pattern: str | None = None,
     subdirs: str | None = None,
     around: tuple[float, float] | None = None,
+    delays: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Score models or stored embeddings; writes OUT/scores.json and OUT/report.html.
 
@@ -94,11 +97,13 @@ def evaluate(
       given: models or embedding folders; several are seeds of one system, averaged.
       data: a prepared dataset, or a folder of sounds (prepared into OUT/records).
       out: folder of the results.
-      suite: `probe`.
+      suite: `probe`; or `encoding`, where `given` are features or embeddings, set side
+        by side, and `data` is fMRI.
       target, groups, split: see `neurofm.eval.examples.from_dataset`.
       around: of events in EEG and MEG, seconds before and after the onset, such as
         (-0.1, 0.8), that are read; by default the events themselves.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
+      delays: of the suite `encoding`, in seconds.
 
     Returns:
       What is written: suite, data, target, groups, split, metric, over, left_out,
@@ -110,16 +115,23 @@ def evaluate(
     """
     if suite not in SUITES:
         raise NeuroFMError(f"no suite is called {suite!r}: {suggest(suite, [*SUITES])}")
-    entrants = [entrant(stores.place(path)) for path in given]
-    if not entrants:
+    if not given:
         raise NeuroFMError("nothing was given to score: name a model or embeddings")
+    out = Path(out)
+    told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
+    asked = {"suite": suite, "target": target, "groups": groups, "split": split}
+    if suite == "encoding":
+        _refuse_given({**asked, **told, "around": around, "suite": None}, suite)
+        places = [stores.place(path) for path in given]
+        found = encoding.evaluate(places, stores.place(data), out, delays)
+        return _finish({**asked, "given": [str(path) for path in given], **found}, out)
+    _refuse_given({"delays": delays}, suite)
+    entrants = [entrant(stores.place(path)) for path in given]
     if any(e.system != entrants[0].system for e in entrants):
         raise NeuroFMError(
             "the models given are not seeds of one system (their tasks differ): "
             "evaluate each alone, and compare them with `neurofm report`"
         )
-    out = Path(out)
-    told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     dataset = _dataset(stores.place(data), out, entrants[0].contract, told)
     examples = exampling.from_dataset(dataset, target, groups, split)
     if examples.span is not None and any(e.pooled for e in entrants):
@@ -136,8 +148,6 @@ def evaluate(
     live = all(e.untrained is not None for e in entrants)
     if dataset.info.kind == "meeg" and examples.span is not None and live:
         dataset, examples = pieces.cut(dataset, examples, around)
-    out.mkdir(parents=True, exist_ok=True)
-    asked = {"suite": suite, "target": target, "groups": groups, "split": split}
     result = {
         **asked,
         "given": [str(path) for path in given],
@@ -145,9 +155,19 @@ def evaluate(
         "left_out": examples.left_out,
         **score_probe(entrants, dataset, examples),
     }
+    return _finish(result, out)
+
+
+def _finish(result: dict[str, Any], out: Path) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / "scores.json", result)
     report.render([out], out / "report.html")
     return result
+
+
+def _refuse_given(options: Mapping[str, Any], suite: str) -> None:
+    if wrong := [name for name, value in options.items() if value is not None]:
+        raise NeuroFMError(f"the suite {suite} has no --{wrong[0]}: leave it out")
 
 
 def score_probe(

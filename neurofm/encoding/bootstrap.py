@@ -1,13 +1,11 @@
 """Ridge with penalties chosen by random chunks, in the notation of released code."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 
 from neurofm.encoding import ridge
 from neurofm.encoding.folds import Splits
+from neurofm.encoding.targets import Devices
 
 ALPHAS = np.logspace(1, 4, 15)
 
@@ -20,8 +18,7 @@ def fit(
     use_corr: bool = False,
     single_alpha: bool = False,
     normalpha: bool = False,
-    batch: int = ridge.BATCH,
-    devices: Sequence[Any] | None = None,
+    place: Devices | None = None,
 ) -> ridge.Ridge:
     """Fit as the code of Antonello et al., "Scaling laws ..." (2023), does.
 

@@ -10,10 +10,10 @@ Axis letters: T rows (time), F features, V targets, A penalties, H held-out rows
 singular values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,7 @@ def fit(
     score: Score = "neg_mse",
     shared: bool = False,
     relative: bool = False,
-    batch: int = BATCH,
-    devices: Sequence[Any] | None = None,
+    place: Devices | None = None,
 ) -> Ridge:
     """Choose penalties by held-out rows, then fit on all rows.
 
@@ -107,8 +106,7 @@ def cross_validate(
     splits: Splits,
     score: Score = "neg_mse",
     relative: bool = False,
-    batch: int = BATCH,
-    devices: Sequence[Any] | None = None,
+    place: Devices | None = None,
 ) -> Float[np.ndarray, "A V"]:
     """Score of each penalty on held-out rows; every split weighs the same.
 
@@ -140,8 +138,7 @@ def leave_one_out(
     Y: Float[np.ndarray, "T V"],
     penalties: Float[np.ndarray, " A"],
     relative: bool = False,
-    batch: int = BATCH,
-    devices: Sequence[Any] | None = None,
+    place: Devices | None = None,
 ) -> Float[np.ndarray, "A V"]:
     """Minus the mean squared error of each row by the fit without that row.
 
@@ -165,8 +162,7 @@ def solve(
     Y: Float[np.ndarray, "T V"],
     penalties: Float[np.ndarray, " V"],
     relative: bool = False,
-    batch: int = BATCH,
-    devices: Sequence[Any] | None = None,
+    place: Devices | None = None,
 ) -> Float[np.ndarray, "F V"]:
     """Weights with the given penalty for each target; NaN where the penalty is NaN.
 
@@ -184,8 +180,7 @@ def out_of_fold(
     penalties: Float[np.ndarray, " V"],
     splits: Splits,
     relative: bool = False,
-    batch: int = BATCH,
-    devices: Sequence[Any] | None = None,
+    place: Devices | None = None,
 ) -> Float[np.ndarray, "T V"]:
     """The prediction of each row by the fit without it; NaN for a row never held out.
 

@@ -5,7 +5,6 @@ talk between them, and memory is bounded by the batch, not by the number of targ
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +15,14 @@ from jaxtyping import Shaped
 class Devices:
     """Devices of this process, with the two ways in which arrays lie on them."""
 
-    def __init__(self, devices: Sequence[Any] | None = None):
-        """Of `devices`; by default of all that this process has."""
-        devices = jax.local_devices() if devices is None else list(devices)
+    def __init__(self, count: int | None = None, batch: int = 4096):
+        """Say where targets are fitted.
+
+        Args:
+          count: how many devices of this process; by default all.
+          batch: targets at once, over all of them.
+        """
+        devices = jax.local_devices()[:count]
         mesh = Mesh(np.array(devices), ("targets",), axis_types=(AxisType.Auto,))
         self.first = devices[0]
         self.count, self.batch = len(devices), batch

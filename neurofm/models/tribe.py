@@ -11,6 +11,7 @@ Axes: B examples, M modalities, L layer groups, D feature width, T feature steps
 width, P outputs (parcels, vertices), N fMRI samples, S subjects.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from neurofm import averaging
 from neurofm.contract import BatchSpec, Field, InputContract
+from neurofm.data.brains import facts
+from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
 from neurofm.models import tribe_weights
 from neurofm.nn.apply import apply
@@ -189,6 +192,30 @@ class Tribe(Task):
                 "task.unseen_subject=true"
             )
 
+    def fitted(self, datasets: Sequence[Dataset]) -> "Tribe":
+        """With the modalities, subjects, outputs and rates of fMRI and feature stores.
+
+        Modalities that are known keep their order; the length of a window in seconds
+        stays that of `output_steps` volumes.
+        """
+        found = facts(datasets)
+        known = [m.name for m in self.modalities if m.name in found.modalities]
+        names = [*known, *(n for n in found.modalities if n not in known)]
+        sizes = {name: found.modalities[name] for name in names}
+        seconds = self.output_steps * found.tr_s
+        return replace(
+            self,
+            modalities=tuple(
+                Modality(name=name, layers=layers, width=width)
+                for name, (layers, width) in sizes.items()
+            ),
+            subjects=found.subjects,
+            n_outputs=len(found.regions),
+            feature_steps=round(seconds * found.sfreq),
+            feature_sfreq=found.sfreq,
+            tr_s=found.tr_s,
+        )
+
     # ---- sizes ----------------------------------------------------------------------
 
     @property
@@ -249,9 +276,10 @@ class Tribe(Task):
         }
         if want == "train":
             shape, axes = (self.n_outputs, self.output_steps), ("output", "sample")
+            timed = {"sfreq": 1 / self.tr_s, "delay_s": self.shift_s}
             fields |= {
-                "fmri/bold": Field(shape=shape, axes=axes),
-                "fmri/mask": Field(shape=shape, axes=axes, dtype="bool"),
+                "fmri/bold": Field(shape=shape, axes=axes, **timed),
+                "fmri/mask": Field(shape=shape, axes=axes, dtype="bool", **timed),
             }
         return BatchSpec(
             fields=fields,

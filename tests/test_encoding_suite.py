@@ -1,0 +1,165 @@
+"""`neurofm evaluate --suite encoding` on brains made of delayed features."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from neurofm.cli import cli
+from neurofm.data.records import DatasetInfo, Recording, write_dataset
+from neurofm.encoding import suite
+from neurofm.encoding.stimulus import Piece, at_volumes
+from neurofm.errors import NeuroFMError
+from neurofm.evaluate import evaluate
+
+TR, N, DELAY = 1.5, 80, 2  # s, volumes, volumes
+FILMS = ("a", "b", "c")
+
+
+def features(folder, rng, n_features=3, sfreq=2.0, seconds=N * TR):
+    """Slow features of three films."""
+    n = round(seconds * sfreq)
+    recordings = [
+        Recording(
+            item=film,
+            samples=smooth(rng.standard_normal((n_features, n + 20)))[:, :n],
+            meta={"timeline": film},
+        )
+        for film in FILMS
+    ]
+    told = {"modality": "audio", "model": "m", "layers": 1, "width": n_features}
+    names = tuple(f"f{i}" for i in range(n_features))
+    info = DatasetInfo(
+        kind="features",
+        sfreq=sfreq,
+        unit="none",
+        ch_names=names,
+        payload="float32",
+        processing=told,
+    )
+    write_dataset(folder, info, recordings)
+    return {r.item: r.samples for r in recordings}
+
+
+def smooth(x):
+    kernel = np.hanning(9)
+    return np.array([np.convolve(row, kernel, "same") for row in x], np.float32)
+
+
+def brain(folder, shown, rng, subjects=("01", "02"), films=FILMS, **more):
+    """Regions 0-2 follow the features, 3 noise; 4 never changes and 5 is missing."""
+    recordings = []
+    for subject in subjects:
+        weights = rng.standard_normal((3, 3))
+        for film in films:
+            x = shown[film]
+            at = np.minimum((np.arange(N) + 0.5) * TR * 2, x.shape[1] - 1).astype(int)
+            signal = (x[:, at].T @ weights).T
+            y = np.zeros((6, N), np.float32)
+            y[:3, DELAY:] = signal[:, :-DELAY]
+            y[:4] += 0.1 * rng.standard_normal((4, N))
+            y[5] = np.nan
+            meta = {"subject": subject, "timeline": film, **more.get(film, {})}
+            recordings.append(Recording(item=f"{subject}-{film}", samples=y, meta=meta))
+    info = DatasetInfo(
+        kind="fmri",
+        sfreq=1 / TR,
+        unit="none",
+        ch_names=tuple(f"p{i}" for i in range(6)),
+        payload="float32",
+        processing={"tr_s": TR, "atlas": "six"},
+    )
+    write_dataset(folder, info, recordings)
+
+
+@pytest.fixture
+def made(tmp_path):
+    rng = np.random.default_rng(0)
+    shown = features(tmp_path / "x", rng)
+    brain(tmp_path / "y", shown, rng)
+    return tmp_path
+
+
+def test_regions_that_follow_are_predicted_on_films_never_fitted(made):
+    words = ["evaluate", str(made / "x"), "--suite", "encoding", "--json"]
+    words += ["--data", str(made / "y"), "--out", str(made / "out")]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    rows = pq.read_table(made / "out" / "targets.parquet").to_pydict()
+    r = np.array(rows["r"]).reshape(2, 6)
+    assert rows["subject"] == ["01"] * 6 + ["02"] * 6
+    assert rows["region"] == [f"p{i}" for i in range(6)] * 2
+    assert (r[:, :3] > 0.9).all()
+    assert (abs(r[:, 3]) < 0.3).all()
+    assert np.isnan(r[:, 4:]).all()
+    scores = found["scores"]
+    assert scores["model"]["mean"] == pytest.approx(np.nanmean(r, 1).mean(), abs=1e-6)
+    assert scores["model"]["n"] == 2 * 3 * N
+    assert abs(scores["chance"]["mean"]) < 0.2
+    assert found["left_out"] == {"runs": 0, "volumes": 0, "regions": 4}
+    assert "regions, of each region" in (made / "out" / "report.html").read_text()
+
+
+def test_a_delay_too_short_predicts_less(made):
+    def mean(*delays):
+        found = evaluate(
+            [made / "x"],
+            data=made / "y",
+            out=made / "out",
+            suite="encoding",
+            delays=delays,
+        )
+        return found["scores"]["model"]["mean"]
+
+    assert mean(DELAY * TR) > mean(0.0) + 0.1
+
+
+def test_a_given_split_is_kept_and_repeats_are_never_on_both_sides(tmp_path):
+    rng = np.random.default_rng(1)
+    shown = features(tmp_path / "x", rng)
+    brain(tmp_path / "y", shown, rng, a={"split": "test"}, b={"split": "train"})
+    spaces = [suite.stimulus.pieces(tmp_path / "x")]
+    runs = suite.stimulus.runs(spaces, suite.open_dataset(tmp_path / "y"))
+    mine = [run for run in runs if run.subject == "01"]
+    (fold,) = suite.splits("01", mine)
+    assert [run.timeline for run in fold.test] == ["a"]
+    assert [run.timeline for run in fold.train] == ["b", "c"]
+
+    again = [*mine, mine[0].__class__(**{**vars(mine[0]), "split": "train"})]
+    with pytest.raises(NeuroFMError, match="'a' is in training and in test runs"):
+        suite.splits("01", again)
+    free = [run.__class__(**{**vars(run), "split": ""}) for run in [*mine, mine[0]]]
+    folds = suite.splits("01", free)
+    assert [len(fold.test) for fold in folds] == [2, 1, 1]
+
+
+def test_features_at_volumes_keep_a_constant_and_say_where_they_end():
+    piece = Piece(np.ones((40, 1), np.float32), (np.arange(40) + 0.5) / 2)
+    times = (np.arange(20) + 0.5) * TR
+    x, there = at_volumes([piece], times, TR)
+    assert there.sum() == 13  # 20 s of features
+    np.testing.assert_allclose(x[4:10], 1, atol=0.03)
+
+
+def test_what_does_not_fit_is_told(made, tmp_path):
+    rng = np.random.default_rng(2)
+    features(tmp_path / "slow", rng, sfreq=0.5)
+    ask = {"data": made / "y", "out": tmp_path / "o", "suite": "encoding"}
+    with pytest.raises(NeuroFMError, match=r"a sample every 2 s .* every 1.5 s"):
+        evaluate([tmp_path / "slow"], **ask)
+    with pytest.raises(NeuroFMError, match="holds fmri where features"):
+        evaluate([made / "y"], **ask)
+    with pytest.raises(NeuroFMError, match="holds features where fMRI"):
+        evaluate([made / "x"], **{**ask, "data": made / "x"})
+    with pytest.raises(NeuroFMError, match="encoding has no --target"):
+        evaluate([made / "x"], **ask, target="label")
+    with pytest.raises(NeuroFMError, match="probe has no --delays"):
+        evaluate([made / "x"], data=made / "y", out=tmp_path / "o", delays=(2,))
+    one = {film: np.zeros((3, 240), np.float32) for film in FILMS}
+    brain(tmp_path / "one", one, rng, films=("a",))
+    with pytest.raises(NeuroFMError, match="runs of one stimulus only"):
+        evaluate([made / "x"], **{**ask, "data": tmp_path / "one"})
+    assert not (tmp_path / "o").exists()
