@@ -15,7 +15,10 @@ from neurofm import config
 from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_variables
 from neurofm.models.tribe import Modality, Tribe, gaussian
+from neurofm.models.tribe_subjects import with_subjects
 from neurofm.objectives import responses
+from neurofm.optim import Optim
+from neurofm.step import train_step
 
 PLAIN = replace(TRIBE, smoothing=0, temporal_dropout=0.0)
 
@@ -318,3 +321,63 @@ def test_a_modality_without_features_keeps_its_place():
     assert task.batch_spec().fields["features/present"].shape == (3,)
     assert sorted(abstract_variables(task)["params"]["projectors"]) == ["text", "video"]
     assert dataclasses.asdict(silent) == {"name": "audio", "layers": 0, "width": 0}
+
+
+# ---- new subjects --------------------------------------------------------------------
+
+
+def test_new_subjects_start_from_the_mean_and_known_ones_from_their_own():
+    variables = variables_of(TRIBE)
+    task, new = with_subjects(TRIBE, variables, ["dora", "ben"])
+    assert (task.subjects, task.rows) == (("dora", "ben"), 3)
+    old, found = variables["params"]["subjects"], new["params"]["subjects"]
+    for name in ("kernel", "bias"):
+        mean = np.mean(old[name][:3], axis=0)
+        np.testing.assert_allclose(found[name][0], mean, rtol=1e-5)
+        np.testing.assert_array_equal(found[name][1:], old[name][jnp.array([1, 3])])
+    assert new["params"]["subject_embedding"].shape == (3, 24)
+    shapes = jax.tree.map(jnp.shape, abstract_variables(task))
+    assert jax.tree.map(jnp.shape, new) == shapes
+    alone = replace(TRIBE, subjects=())
+    _, new = with_subjects(alone, variables_of(alone), ["dora"])
+    table = new["params"]["subjects"]["kernel"]
+    np.testing.assert_array_equal(table[0], table[1])
+    with pytest.raises(NeuroFMError, match="each name once"):
+        with_subjects(TRIBE, variables, ["dora", "dora"])
+
+
+@pytest.mark.parametrize("before", [10, 0])
+def test_another_width_before_the_head_keeps_the_largest_directions(before):
+    task = replace(PLAIN, low_rank=before)
+    variables, batch = variables_of(task), tribe_batch(task)
+    names = list(task.subjects)
+    wanted = read(task, variables, batch, "prediction")[0]["bold"]
+    for rank in (0, 24):
+        same, new = with_subjects(task, variables, names, rank)
+        bold = read(same, new, batch, "prediction")[0]["bold"]
+        np.testing.assert_allclose(bold, wanted, rtol=1e-4, atol=1e-4)
+
+    def maps(params):
+        kernel = np.asarray(params["subjects"]["kernel"], float)
+        if "low_rank" in params:
+            kernel = np.asarray(params["low_rank"]["kernel"], float) @ kernel
+        return np.concatenate(list(kernel), axis=1)  # rows side by side
+
+    whole = maps(variables["params"])
+    _, new = with_subjects(task, variables, names, 3)
+    u, s, v = np.linalg.svd(whole, full_matrices=False)
+    best = (u[:, :3] * s[:3]) @ v[:3]
+    np.testing.assert_allclose(maps(new["params"]), best, rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_table_learns_from_new_subjects():
+    task = replace(PLAIN, trained="head")
+    variables, batch = variables_of(task), tribe_batch(task)
+    state = {**variables, "step": jnp.int32(0)}
+    optim = Optim(lr=0.1, weight_decay=0.0, warmup=0.0)
+    state["opt"] = optim.build(9).init(state["params"])
+    moved, _, _ = quick.jit(train_step(task, optim, 9, 1, 0))(state, {}, batch)
+    old, new = state["params"], moved["params"]
+    for name in old:
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), old[name], new[name])
+        assert all(jax.tree.leaves(same)) == (name != "subjects"), name

@@ -100,6 +100,8 @@ class Tribe(Task):
       loss_kind: see `objectives.responses.loss`.
       out_of_run: targets outside the run or missing are `dropped` from the loss, or
         count as `zeros`, as v1 was released.
+      trained: `all`, or the table of subjects alone (`head`), for new subjects; give
+        no weight decay then.
       pool: steps are averaged `before_head`, or `after_head` as released: the same
         result, as both are linear.
       swa_epochs: epochs of a run that averages weights as v1 did, see
@@ -141,6 +143,7 @@ class Tribe(Task):
     temporal_dropout: float = 0.0
     loss_kind: responses.Loss = "mse"
     out_of_run: Literal["dropped", "zeros"] = "dropped"
+    trained: Literal["all", "head"] = "all"
     pool: Literal["before_head", "after_head"] = "before_head"
     swa_epochs: int = 0
     horizon: int = 0
@@ -324,15 +327,13 @@ class Tribe(Task):
             layer = self._linear(n_in, n_out, use_bias)
             return layer.init(key, jnp.zeros((1, n_in)))["params"]
 
-        sizes = self.projected()
+        sizes, steps = self.projected(), jnp.zeros((1, self.feature_steps, self.width))
         own = zip(jax.random.split(keys[0], len(sizes)), sizes.items(), strict=True)
         e, d, p = self.width, self.head_width, self.n_outputs
         params = {
             "projectors": {name: linear(k, n, self.part) for k, (name, n) in own},
             "positions": jax.random.normal(keys[1], (self.max_steps, e)),
-            "encoder": self._encoder().init(keys[2], jnp.zeros((1, 2, e)), None)[
-                "params"
-            ],
+            "encoder": self._encoder().init(keys[2], steps, None)["params"],
             "subjects": {
                 "kernel": jax.random.normal(keys[3], (self.rows, d, p)) * d**-0.5,
                 "bias": jax.random.normal(keys[4], (self.rows, p)) * d**-0.5,
@@ -519,6 +520,8 @@ class Tribe(Task):
         if self.low_rank:
             layer = self._linear(self.width, self.low_rank, use_bias=False)
             x = apply(layer, params["low_rank"], x)
+        if self.trained == "head":
+            x = jax.lax.stop_gradient(x)
         own = params["subjects"]
         head = partial(
             subject_head,

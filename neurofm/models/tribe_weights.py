@@ -85,7 +85,7 @@ def infer_fields(
         "heads": heads,
         "max_steps": max_steps,
         "rotary": config.get("rotary_style") or _rotary(tensors, config),
-        "rotary_width": _rotary_width(tensors, config),
+        "rotary_width": _rotary_width(tensors, config, width // heads),
         "combiner": "combiner.weight" in tensors,
         "smoothing": 0 if smoothing is None else smoothing.shape[-1],
         "subject_embedding": "subject_embed.weight" in tensors,
@@ -109,14 +109,20 @@ def _modalities(
     }
     dims = config.get("feature_dims")
     if dims is None:
-        if unknown := [n for n in shapes if n not in WIDTHS or len(shapes) < 3]:
+        whole = set(shapes) == set(WIDTHS)
+        # A projector of one layer's width may take the mean of several.
+        told = {
+            n: shapes[n][1] % w == 0 and shapes[n][1] > w
+            for n, w in WIDTHS.items()
+            if n in shapes
+        }
+        if unknown := [n for n in shapes if not (whole and told[n])]:
             raise NeuroFMError(
                 f"the layers and widths of the features of {unknown[0]} are not "
                 "written in the tensors: give a --config file with the key "
                 "'feature_dims', modality -> [layers, width]"
             )
-        widths = {n: w for n, w in WIDTHS.items() if n in shapes}
-        dims = {n: (max(shapes[n][1] // w, 1), w) for n, w in widths.items()}
+        dims = {n: (shapes[n][1] // w, w) for n, w in WIDTHS.items()}
     dims = {name: tuple(d) if d else (0, 0) for name, d in dims.items()}
     if set(shapes) != {name for name, (layers, _) in dims.items() if layers}:
         raise NeuroFMError(
@@ -158,17 +164,26 @@ def _rotary(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> str
     return "interleaved" if offset_gains(tensors, config) else "half"
 
 
-def _rotary_width(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> int:
+def _rotary_width(
+    tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], head_width: int
+) -> int:
+    """How many features of a head are rotated, which the rates tell."""
     if INV_FREQ not in tensors:
         return int(config.get("rotary_dim", 0))
     rates = tensors[INV_FREQ]
-    wanted = rotary_angles(2, 2 * len(rates))[1]
-    if not np.allclose(rates, wanted, rtol=1e-3):
+    turned = 2 * len(rates)
+    if not np.allclose(rates, rotary_angles(2, turned)[1], rtol=1e-3):
         raise NeuroFMError(
-            f"{INV_FREQ} is not 10000^(-2j/{2 * len(rates)}): this checkpoint rotates "
-            "in another way than TRIBE does"
+            f"{INV_FREQ} is not 10000^(-2j/{turned}): this checkpoint rotates in "
+            "another way than TRIBE does"
         )
-    return 2 * len(rates)
+    half = head_width // 2
+    if turned not in (half, max(half, 32)):  # old versions rotate 32 or more
+        raise NeuroFMError(
+            f"{turned} features of a head are rotated, which does not fit heads of "
+            f"{head_width}: give a --config file with the key 'heads'"
+        )
+    return turned
 
 
 def convert(

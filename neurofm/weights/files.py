@@ -3,6 +3,7 @@
 import os
 import zipfile
 import zlib
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -55,6 +56,21 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         name: x.astype(np.float32) if x.dtype == ml_dtypes.bfloat16 else x
         for name, x in tensors.items()
     }
+
+
+def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
+    """Plain values that a zipped torch file holds under `key` beside its tensors.
+
+    Empty for files of other kinds, and where there is none; call `read_tensors` first,
+    which refuses what cannot be read.
+    """
+    with place(path).open("rb") as f:
+        if not zipfile.is_zipfile(f):
+            return {}
+        with zipfile.ZipFile(f) as archive:
+            if not any(n.split("/")[-1] == "data.pkl" for n in archive.namelist()):
+                return {}
+            return torchfile.read_settings(archive, key)
 
 
 def _damaged(path: Place, why: Exception) -> NeuroFMError:

@@ -12,7 +12,7 @@ from neurofm import registry
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model, check_arrays, save
 from neurofm.weights import leaves
-from neurofm.weights.files import read_tensors
+from neurofm.weights.files import read_settings, read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ def import_model(
     Args:
       system: registered name, such as `wavjepa`.
       weights: see `read_tensors`.
-      config: JSON of the model hub, or of the same keys as the parity fixtures.
+      config: JSON of the model hub, or of the same keys as the parity fixtures; goes
+        before the `model_build_args` of a torch file.
 
     Raises:
       NeuroFMError: weights that cannot be read, tensors missing or unknown, a system
@@ -58,7 +59,10 @@ def import_model(
     if not hasattr(task_class, "from_official"):
         raise NeuroFMError(f"{system} has no official weights that could be imported")
     tensors = official_names(read_tensors(weights))
+    built = read_settings(weights, "model_build_args")
     given = _read_config(config)
+    if built:
+        given = {**built, **(given or {})}
     try:
         found = task_class.from_official(tensors, given)
     except NeuroFMError:  # a ValueError too

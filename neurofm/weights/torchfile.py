@@ -72,6 +72,47 @@ def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
       NeuroFMError: TorchScript, big-endian numbers, no tensors, or a damaged file.
     """
     path, names = archive.filename, archive.namelist()
+    root, top = _top(archive)
+    tensors = _state(str(path), top)
+    storages: dict[str, bytes] = {}  # tied tensors share one
+    for tensor in tensors.values():
+        key = tensor.storage.key
+        if f"{root}data/{key}" not in names:
+            raise NeuroFMError(f"{path} lacks the storage {key!r}: fetch it again")
+        if key not in storages:
+            storages[key] = archive.read(f"{root}data/{key}")
+    return {
+        name: _array(f"tensor {name} of {path}", tensor, storages[tensor.storage.key])
+        for name, tensor in tensors.items()
+    }
+
+
+def read_settings(archive: zipfile.ZipFile, key: str) -> dict[str, Any]:
+    """Plain values of the mapping `key` at the top of the file; empty without one.
+
+    Only numbers, texts, flags, None and what is made of these is given; the rest is
+    left out. Raises as `read` does.
+    """
+    _, top = _top(archive)
+    found = top.get(key) if isinstance(top, dict) else None
+    plain = _plain(found) if isinstance(found, dict) else {}
+    return plain if isinstance(plain, dict) else {}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        named = {k: v for k, v in value.items() if isinstance(k, str)}
+        return {k: p for k, v in named.items() if (p := _plain(v)) is not _Inert}
+    if isinstance(value, list | tuple):
+        items = [_plain(v) for v in value]
+        return _Inert if _Inert in items else items
+    known = value is None or type(value) in (bool, int, float, str)
+    return value if known else _Inert
+
+
+def _top(archive: zipfile.ZipFile) -> tuple[str, Any]:
+    """The folder within the zip, and what its pickle describes."""
+    path, names = archive.filename, archive.namelist()
     pickles = [n for n in names if n.split("/")[-1] == "data.pkl"]
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in names:
@@ -85,24 +126,12 @@ def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         )
     raw = archive.read(pickles[0])
     try:
-        top = _unpickle(raw)
+        return root, _unpickle(raw)
     except Exception as e:  # a hostile or damaged pickle may raise nearly anything
         raise NeuroFMError(
             f"{path} holds a pickle that cannot be read ({e}): fetch it again, or save "
             "the model's state_dict alone"
         ) from e
-    tensors = _state(str(path), top)
-    storages: dict[str, bytes] = {}  # tied tensors share one
-    for tensor in tensors.values():
-        key = tensor.storage.key
-        if f"{root}data/{key}" not in names:
-            raise NeuroFMError(f"{path} lacks the storage {key!r}: fetch it again")
-        if key not in storages:
-            storages[key] = archive.read(f"{root}data/{key}")
-    return {
-        name: _array(f"tensor {name} of {path}", tensor, storages[tensor.storage.key])
-        for name, tensor in tensors.items()
-    }
 
 
 def _state(path: str, top: Any) -> dict[str, _Tensor]:
