@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from neurofm.stores import Place, is_remote, place
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from neurofm.contract import Field
 
 __all__ = ["Findings", "check", "check_model", "render"]
 
@@ -291,10 +293,23 @@ def check_model(path: Place) -> Findings:
         "n_params_total": leaves.n_params(model.variables),
         "params_sha256": leaves.params_sha256(params),
         "contract": dataclasses.asdict(model.contract),
+        "example": _example(model.task.batch_spec("train").fields),
     }
-    name = _quoted(path)
-    command = f"neurofm embed {name} FOLDER_OF_SOUND --out {_beside(path)}-embeddings"
-    return Findings(path=str(path), kind="model", facts=facts, next=(command,))
+    given = {"audio": "FOLDER_OF_SOUND", "meeg": "RECORDINGS"}.get(model.contract.kind)
+    out = f"{_beside(path)}-embeddings"
+    command = f"neurofm embed {_quoted(path)} {given} --out {out}"
+    commands = (command,) if given else ()
+    return Findings(path=str(path), kind="model", facts=facts, next=commands)
+
+
+def _example(fields: "Mapping[str, Field]") -> dict[str, str]:
+    """Of each array of a training example its shape, or the names of its numbers."""
+    shapes = {
+        name: " x ".join(f"{n} {axis}" for n, axis in zip(f.shape, f.axes, strict=True))
+        for name, f in fields.items()
+    }
+    words = {name: ", ".join(f.words) for name, f in fields.items()}
+    return {n: words[n] or shape or "one number" for n, shape in shapes.items()}
 
 
 def _named(others: dict[str, int]) -> dict[str, int]:

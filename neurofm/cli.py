@@ -509,7 +509,7 @@ def import_command(system: str, weights: Path, out: Path, config: Path | None):
         "parameters": f"{report.n_params:,}",
         "params_sha256": report.params_sha256,
         "model": out,
-        "next": f"neurofm embed {out} INPUT --out DIR",
+        "next": f"neurofm check {out}",
     }
     return {**asdict(report), "out": str(out)}, table(shown)
 

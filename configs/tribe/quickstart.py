@@ -1,4 +1,4 @@
-r"""A TRIBE for a laptop: 2 blocks of width 48, a minute for some 700 steps.
+r"""A TRIBE for a laptop: 2 blocks of width 48.
 
     neurofm pretrain tribe/quickstart --workdir RUN data.path=DIR
 
