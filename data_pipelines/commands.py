@@ -38,6 +38,7 @@ _NEXT = {
     "audio": "wavjepa/tiny",
     "meeg": "brainomni/tokenizer",
     "codes": "brainomni/tiny",
+    "features": "tribe/quickstart",
 }
 _SHOWN = 20  # sentences of a kind
 

@@ -34,7 +34,8 @@ def next_command(kind: str, data: str, run: str) -> str:
             f"neurofm prepare features EVENTS.tsv --extractor NAME --out {run}-features"
         )
     return (
-        f"neurofm pretrain CONFIG --workdir {run} data.path=FMRI data.features={data}"
+        f"neurofm pretrain tribe/quickstart --workdir {run} data.path=FMRI "
+        f"data.features={data}"
     )
 
 

@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).parents[1]
 CACHE = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PLATFORMS"] = "cpu"  # with libtpu installed jax would look for a TPU
+# Tests run a program once or twice: it is worth more to compile it fast.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
