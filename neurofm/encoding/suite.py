@@ -172,8 +172,13 @@ def _score(
         shuffled.append(correlation(truth, np.roll(guess, len(guess) // 2, 0)))
         penalties.append(fitted.penalties)
         curves.append([_one_delay(train, test, d, Y, truth, fitted) for d in alone])
-    every = (np.array(x) for x in (r, shuffled, penalties))
-    return Scored(*every, np.mean(curves, 0), n_tested)
+    return Scored(
+        np.array(r),
+        np.array(shuffled),
+        np.array(penalties),
+        np.mean(curves, 0),
+        n_tested,
+    )
 
 
 def _one_delay(train, test, delay, Y, truth, fitted: ridge.Ridge) -> float:

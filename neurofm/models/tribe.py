@@ -279,10 +279,10 @@ class Tribe(Task):
         }
         if want == "train":
             shape, axes = (self.n_outputs, self.output_steps), ("output", "sample")
-            timed = {"sfreq": 1 / self.tr_s, "delay_s": self.shift_s}
+            timed = partial(Field, sfreq=1 / self.tr_s, delay_s=self.shift_s)
             fields |= {
-                "fmri/bold": Field(shape=shape, axes=axes, **timed),
-                "fmri/mask": Field(shape=shape, axes=axes, dtype="bool", **timed),
+                "fmri/bold": timed(shape=shape, axes=axes),
+                "fmri/mask": timed(shape=shape, axes=axes, dtype="bool"),
             }
         return BatchSpec(
             fields=fields,
