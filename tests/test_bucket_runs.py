@@ -49,6 +49,7 @@ def held(monkeypatch):
         fsspec.get_filesystem_class("gs").clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_a_bucket_and_started_again_ends_as_if_in_peace(
     held,
     peaceful,  # noqa: F811

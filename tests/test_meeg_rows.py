@@ -272,6 +272,7 @@ def assert_operations_are_those_of_each_steps_width(exp, shown):
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_stages_train_on_mixed_sensors_and_resume_bit_for_bit(
     recordings, tmp_path
 ):
