@@ -381,3 +381,39 @@ def test_only_the_table_learns_from_new_subjects():
     for name in old:
         same = jax.tree.map(lambda a, b: bool((a == b).all()), old[name], new[name])
         assert all(jax.tree.leaves(same)) == (name != "subjects"), name
+
+
+# ---- what no fixture covers ----------------------------------------------------------
+
+
+def test_smoothing_and_the_combiner_are_what_their_formulas_say():
+    """In float64 with plain loops: E 40, three modalities, kernel of 5 steps."""
+    task = replace(
+        TRIBE, combiner=True, smoothing=5, subject_embedding=False, width=40, heads=2
+    )
+    task = replace(task, smoothing_sigma=0.8, layer_aggregation="mean")
+    variables, batch = variables_of(task), numpy_batch(task, 2)
+    variables["buffers"]["smoothing"] = gaussian(5, 0.8, 40)
+    seen = np.array([[True, True, False], [False, True, True]])
+    params = jax.tree.map(lambda x: np.asarray(x, float), variables["params"])
+    kernel = np.exp(-0.5 * (np.arange(-2, 3) / 0.8) ** 2)
+    kernel /= kernel.sum()
+    wanted = np.zeros((2, 10, 40))
+    for b in range(2):
+        parts = []
+        for i, m in enumerate(task.modalities):
+            own = params["projectors"][m.name]
+            x = batch[f"features/{m.name}"][b].mean(0).T @ own["kernel"] + own["bias"]
+            parts.append(x * seen[b, i])  # 40 // 3 features each
+        x = np.concatenate(parts, 1) @ params["combiner"]["kernel"]
+        x += params["combiner"]["bias"]
+        for e in range(40):
+            wanted[b, :, e] = np.convolve(x[:, e], kernel, "same")
+        wanted[b] += params["positions"][:10]
+
+    @quick.jit
+    def run(variables, batch):
+        x = task.aggregated(variables["params"], batch, jnp.asarray(seen))
+        return task.positioned(variables, x, batch["subject"])
+
+    np.testing.assert_allclose(run(variables, batch), wanted, 1e-4, 1e-5)
