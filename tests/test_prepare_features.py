@@ -121,15 +121,14 @@ def test_layers_of_an_audio_model_are_grouped_on_the_grid(table, tmp_path):
     np.testing.assert_allclose(found["film@60.0"], expected, atol=1e-5)
 
 
-def test_groups_of_layers_are_bounded_by_fractions():
-    states = np.arange(29.0)[:, None]
-    ours = sound_model.grouped(states, (0.5, 0.75, 1.0), "group_mean")
-    np.testing.assert_array_equal(ours[:, 0], [np.arange(14, 21).mean(), 24.5])
-    ours = sound_model.grouped(states, (1.0, 0.5, 0.75, 0.5), "none")
-    np.testing.assert_array_equal(ours[:, 0], [14, 21, 28])
-    np.testing.assert_array_equal(
-        sound_model.grouped(states, (1.0,), "group_mean")[:, 0], [28]
-    )
+def test_one_fraction_is_the_layer_there(tmp_path):
+    model = tiny(depth=3)
+    save(tmp_path / "model", model.task, model.variables, {})
+    read = sound_model.SoundModel(str(tmp_path / "model"), (0.5,), "group_mean", 16)
+    wave = np.random.default_rng(0).normal(size=(1, 900)).astype(np.float32)
+    states = read._states(model, wave, 800.0)
+    second = model.embed(wave, 800.0, layers=["layer_02"]).values["layer_02"]
+    np.testing.assert_allclose(states, second.T[None], atol=1e-6)
 
 
 def test_features_made_elsewhere_and_frames_are_taken(tmp_path):

@@ -11,6 +11,7 @@ from data_pipelines.features.words import WordRate, WordVectors
 from neurofm.errors import NeuroFMError
 from neurofm.registry import suggest
 from neurofm.signals import classic
+from neurofm.signals.layers import Aggregation
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Asked:
     modality: str | None = None
     model: str | None = None
     layers: tuple[float, ...] = (0.5, 0.75, 1.0)
-    aggregation: str = "group_mean"
+    aggregation: Aggregation = "group_mean"
     vectors: str | None = None
     batch_size: int = 16
 

@@ -11,6 +11,7 @@ from data_pipelines.features.extractors import About, file_of, n_steps
 from data_pipelines.unreadable import Unreadable
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model, load
+from neurofm.signals import layers
 from neurofm.signals.classic import nearest_steps
 from neurofm.weights.leaves import params_sha256
 
@@ -31,7 +32,7 @@ class SoundModel:
 
     path: str
     fractions: tuple[float, ...]
-    aggregation: str
+    aggregation: layers.Aggregation
     batch_size: int
     takes: str = "sound"
     one_process: bool = True
@@ -42,10 +43,10 @@ class SoundModel:
         noise = np.random.default_rng(0).normal(0, 0.1, model.contract.window_samples)
         x = noise.astype(np.float32)[None]
         states = self._states(model, x, model.contract.sfreq)
-        layers, width, _ = states.shape
+        n_layers, width, _ = states.shape
         name = f"{model.task.name} sha256:{digest[:16]}"
         told = {"fractions": list(self.fractions), "aggregation": self.aggregation}
-        return About("audio", name, layers, width, told)
+        return About("audio", name, n_layers, width, told)
 
     def __call__(self, stretch: Stretch, root: Path, sfreq: float, notes: list[str]):
         from data_pipelines import soundfiles
@@ -71,20 +72,9 @@ class SoundModel:
             )
         reading = model.embed(x, sfreq, layers=names, batch_size=self.batch_size)
         states = np.stack([reading.values[name].T for name in names])
-        return grouped(states, self.fractions, self.aggregation)
-
-
-def grouped(states: np.ndarray, fractions: tuple[float, ...], how: str) -> np.ndarray:
-    """States `[S, ...]` at fractions of the depth, or the means of groups they bound.
-
-    Indices are floor(fraction (S - 1)), each once and ascending. `group_mean` averages
-    from each index to before the next, the last group to its end.
-    """
-    at = sorted({int(np.floor(f * (len(states) - 1))) for f in fractions})
-    if how == "none" or len(at) == 1:
-        return states[at]
-    stops = [*at[1:-1], at[-1] + 1]
-    return np.stack([states[a:b].mean(0) for a, b in zip(at[:-1], stops, strict=True)])
+        one = len(layers.selected(len(states), self.fractions)) == 1
+        how = "none" if one else self.aggregation
+        return layers.aggregated(states, self.fractions, how)
 
 
 @functools.lru_cache(maxsize=1)

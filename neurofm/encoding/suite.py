@@ -94,8 +94,8 @@ def evaluate(
         _log.info("fitting subject %s", name)
         mine = [run for run in found if run.subject == name]
         scored[name] = _score(name, mine, delays, alone)
-    means = np.array([np.nanmean(one.r) for one in scored.values()])
-    shuffled = np.array([np.nanmean(one.shuffled) for one in scored.values()])
+    means = np.array([_mean(one.r) for one in scored.values()])
+    shuffled = np.array([_mean(one.shuffled) for one in scored.values()])
     if np.isnan(means).any():
         raise NeuroFMError(
             f"subject {people[int(np.isnan(means).argmax())]} of {data} has no region "
@@ -119,7 +119,7 @@ def evaluate(
             "model": _entry(means, scored),
             "chance": {"mean": float(shuffled.mean()), "std": float(shuffled.std())},
             "by subject": {
-                name: {"mean": float(np.nanmean(one.r)), "std": _spread(one)}
+                name: {"mean": float(_mean(one.r)), "std": _spread(one)}
                 for name, one in scored.items()
             },
         },
@@ -185,7 +185,7 @@ def _one_delay(train, test, delay, Y, truth, fitted: ridge.Ridge) -> float:
     """Mean correlation of a model with one delay and the penalties of the whole one."""
     weights = ridge.solve(stimulus.delayed(train, [delay]), Y, fitted.penalties)
     guess = ridge.predict(stimulus.delayed(test, [delay]), weights)
-    return float(np.nanmean(correlation(truth, guess)))
+    return float(_mean(correlation(truth, guess)))
 
 
 def _inner(train: Sequence[Run]) -> folds.Splits:
@@ -212,7 +212,7 @@ def _entry(means: np.ndarray, scored: dict[str, Scored]) -> dict[str, Any]:
 
 
 def _spread(one: Scored) -> float:
-    return float(np.nanmean(one.r, 1).std())
+    return float(np.nanstd(_mean(one.r, 1)))
 
 
 def _write_targets(out: Path, scored: dict[str, Scored], brain: Dataset) -> None:
@@ -221,8 +221,8 @@ def _write_targets(out: Path, scored: dict[str, Scored], brain: Dataset) -> None
             {
                 "subject": [name] * one.r.shape[1],
                 "region": list(brain.info.ch_names),
-                "r": _mean(one.r),
-                "penalty": np.exp(_mean(np.log(one.penalties))),
+                "r": _mean(one.r, 0),
+                "penalty": np.exp(_mean(np.log(one.penalties), 0)),
             }
         )
         for name, one in scored.items()
@@ -232,12 +232,11 @@ def _write_targets(out: Path, scored: dict[str, Scored], brain: Dataset) -> None
     draft.replace(out / "targets.parquet")
 
 
-def _mean(x: Float[np.ndarray, "K V"]) -> Float[np.ndarray, " V"]:
-    """Over folds; NaN where there is none."""
+def _mean(x: Float[np.ndarray, "..."], axis: int | None = None) -> np.ndarray:
+    """Over what is known; NaN where nothing is, without a warning."""
     known = np.isfinite(x)
-    total = np.where(known, x, 0).sum(0)
-    n = known.sum(0)
-    return np.divide(total, n, out=np.full(len(total), np.nan), where=n > 0)
+    total, n = np.where(known, x, 0).sum(axis), known.sum(axis)
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
 def _draw(out: Path, scored: dict[str, Scored], curve_s: Sequence[float]) -> None:
@@ -248,7 +247,7 @@ def _draw(out: Path, scored: dict[str, Scored], curve_s: Sequence[float]) -> Non
 
     from neurofm.report.spectrogram import save_png
 
-    r = np.array([_mean(one.r) for one in scored.values()])
+    r = np.array([_mean(one.r, 0) for one in scored.values()])
     figure = Figure((10, 3), layout="constrained")
     spread, strip, curve = figure.subplots(1, 3, width_ratios=(1, 2, 1))
     spread.hist(r[np.isfinite(r)], 30)

@@ -30,6 +30,21 @@ def rematerialised(block: Any, remat: Remat) -> Any:
     return nn.remat(block, prevent_cse=False, policy=policy)
 
 
+def scanned(block: Any, remat: Remat, depth: int, in_axes: Any = nn.broadcast) -> Any:
+    """`depth` such blocks as one scan over stacked parameters, to be built and called.
+
+    All blocks are given the same inputs beside the first, unless `in_axes` says which
+    of them has an axis of layers.
+    """
+    return nn.scan(
+        rematerialised(block, remat),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=depth,
+    )
+
+
 def remat_savings(remat: Remat) -> tuple[str, ...]:
     """Overrides of `task.remat` for a step that recomputes nothing, mildest first."""
     return () if remat != "none" else ("task.remat=selective", "task.remat=block")
@@ -100,13 +115,7 @@ class Transformer(nn.Module):
     def __call__(
         self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
     ) -> tuple[Float[Array, "B S D"], Float[Array, "L B S D"]]:
-        stack = nn.scan(
-            rematerialised(PostNormBlock, self.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
-            length=self.depth,
-        )(
+        stack = scanned(PostNormBlock, self.remat, self.depth)(
             self.heads,
             self.mlp_ratio,
             attention=self.attention,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neurofm.nn.attention import Attention, attend
-from neurofm.nn.blocks import Remat, rematerialised
+from neurofm.nn.blocks import Remat, scanned
 from neurofm.nn.linear import Linear
 from neurofm.nn.norms import RMSNorm
 from neurofm.nn.positions import rotary_angles
@@ -177,13 +177,8 @@ class CrissCross(nn.Module):
         visible: Bool[Array, "B W"] | None,
         keys: UInt32[Array, "B 2"] | None,
     ) -> Float[Array, "L B S W D"]:
-        stack = nn.scan(
-            rematerialised(CrissCrossBlock, self.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=self.depth,
-        )(
+        each = (0, nn.broadcast, nn.broadcast)
+        stack = scanned(CrissCrossBlock, self.remat, self.depth, each)(
             self.heads,
             self.rope,
             self.rate,

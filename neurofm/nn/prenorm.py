@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from neurofm.nn.attention import Attention, SelfAttention
-from neurofm.nn.blocks import Remat, rematerialised
+from neurofm.nn.blocks import Remat, scanned
 from neurofm.nn.linear import Linear, torch_uniform
 from neurofm.nn.norms import ScaleNorm
 from neurofm.nn.positions import Rotary, rotate
@@ -100,13 +100,7 @@ class PreNormTransformer(nn.Module):
     def __call__(
         self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
     ) -> tuple[Float[Array, "B S D"], Float[Array, "L 2 B S D"]]:
-        stack = nn.scan(
-            rematerialised(PreNormBlock, self.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
-            length=self.depth,
-        )(
+        stack = scanned(PreNormBlock, self.remat, self.depth)(
             self.heads,
             self.rotary,
             self.rotary_width,
