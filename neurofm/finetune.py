@@ -1,7 +1,8 @@
 """`neurofm finetune`: a trained model, a head and labels, in the loop of pretraining.
 
-Classes and the number of steps come from the data, the model from `--from`. Of the
-checkpoints the best by validation is scored on the test split.
+What is told (classes, tags, numbers) and the number of steps come from the data, the
+model from `--from`. Of the checkpoints the best by validation is scored on the test
+split.
 """
 
 import logging
@@ -13,16 +14,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
-from sklearn.metrics import confusion_matrix
+from jaxtyping import Float, Shaped
 
 from neurofm import files, stores
 from neurofm.checkpoint import Checkpoints
-from neurofm.config import Experiment
+from neurofm.config import Data, Experiment
 from neurofm.data import labelled, loader
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.errors import NeuroFMError
-from neurofm.eval.stats import interval
+from neurofm.eval import answers
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
 from neurofm.report import page as report
@@ -90,13 +90,42 @@ def resolved(exp: Experiment, model: str | os.PathLike[str]) -> Experiment:
     spec = exp.task.batch_spec("train")
     found = labelled.find(datasets, spec, exp.data, "train")
     refuse_leaks(datasets, {"train": found, **_held_out(exp, datasets)})
-    exp = replace(exp, task=replace(task, classes=labelled.classes(found)))
+    exp = replace(exp, task=_told(task, found, exp.data))
     if exp.train.epochs:
         epoch = len(found) / exp.train.batch_size
         steps, every = math.ceil(exp.train.epochs * epoch), max(1, round(epoch))
         train = replace(exp.train, steps=steps, checkpoint_every=every)
         exp = replace(exp, train=train, eval=replace(exp.eval, every=every))
     return exp.resolved()
+
+
+def _told(task: Finetune, found: labelled.Labelled, data: Data) -> Finetune:
+    """The task with what follows from the training examples."""
+    task = replace(task, classes=labelled.names(found, data, task.answer))
+    made = labelled.labels(found, task.batch_spec("train"))
+    if task.answer == "numbers":
+        n = np.isfinite(made).sum(0)
+        if (n < 2).any() or (np.nanstd(made, 0) == 0).any():
+            name = task.classes[int(np.argmax((n < 2) | (np.nanstd(made, 0) == 0)))]
+            raise NeuroFMError(
+                f"the number {name!r} is the same in all training examples that have "
+                "it: leave it out of data.target"
+            )
+        centre, spread = np.nanmean(made, 0, float), np.nanstd(made, 0, float)
+        return replace(task, centre=tuple(centre), spread=tuple(spread))
+    if task.class_weight == "even":
+        return task
+    return replace(task, weights=tuple(balanced(task, made).tolist()))
+
+
+def balanced(
+    task: Finetune, label: Shaped[np.ndarray, "n *K"]
+) -> Float[np.ndarray, " K"]:
+    """Weights by which every class counts alike, or a tag as much as its absence."""
+    if task.answer == "classes":
+        counts = np.bincount(label, minlength=len(task.classes))
+        return len(label) / (len(counts) * counts)
+    return (len(label) - label.sum(0)) / label.sum(0)
 
 
 def _held_out(exp: Experiment, datasets: list[Dataset]) -> dict[str, labelled.Labelled]:
@@ -141,8 +170,8 @@ def best_step(workdir: stores.Place, metric: str) -> int:
 def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
     """Scores of one step on the test split; of `valid` where there is none, said so.
 
-    An example longer than the model's window is told by the mean of its windows'
-    class scores. Intervals are over recordings.
+    An example longer than the model's window is told by the mean of what its windows
+    say. Intervals are over recordings.
     """
     task: Any = exp.task
     model = load(workdir / "checkpoints" / str(step))
@@ -153,45 +182,28 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
     if not len(examples):
         log.warning("there are no test examples, so nothing is scored")
         return {}
-    logits = predict(model, exp, datasets, split, len(examples))
-    truth = np.array([task.classes.index(name) for name in examples.label])
-    guess = logits.argmax(1)
-    hits = (guess == truth).astype(float)
-    present, counts = np.unique(truth, return_counts=True)
-    weight = (1 / (len(present) * counts))[np.searchsorted(present, truth)]
-    group = examples.item + 10**9 * examples.dataset
-    if len(np.unique(group)) < 2:
-        group = np.arange(len(truth))
-    found = interval(hits * weight, weight, group)
+    answered = answers.score(
+        task.answer,
+        predict(model, exp, datasets, split, len(examples)),
+        labelled.labels(examples, task.batch_spec("train")),
+        examples.item + 10**9 * examples.dataset,
+        task.classes,
+        task.centre,
+    )
     return {
         "suite": "finetune",
         "target": exp.data.target,
-        "metric": "balanced_accuracy",
         "split": split,
         "chosen": {"step": step, "on": exp.eval.metric or "newest"},
         "left_out": {k: sum(c[k] for c in examples.counts) for k in examples.counts[0]},
-        "scores": {
-            "model": {
-                "mean": found.value,
-                "low": found.low,
-                "high": found.high,
-                "std": 0.0,
-                "n": len(truth),
-                "accuracy": float(hits.mean()),
-            },
-            "chance": {"mean": 1 / len(present), "std": 0.0, "n": len(truth)},
-        },
-        "classes": list(task.classes),
-        "confusion": confusion_matrix(
-            truth, guess, labels=range(len(task.classes))
-        ).tolist(),
+        **answered,
     }
 
 
 def predict(
     model: Model, exp: Experiment, datasets: list[Dataset], split: Any, n_examples: int
 ) -> Float[np.ndarray, "n K"]:
-    """Mean class scores of every example of a split, in its order."""
+    """The mean prediction of every example of a split, in its order."""
     task: Any = model.task
     spec, size = task.batch_spec("train"), exp.train.batch_size
     plan = labelled.held_out(datasets, spec, exp.data, None, size, split)
@@ -203,9 +215,9 @@ def predict(
     batches = loader.batches(plan, spec, size, np.arange(size), 0, exp.data.workers)
     for batch in batches:
         inputs = {k: v for k, v in batch.items() if k not in ("label", "redraws")}
-        logits = np.asarray(read(model.inference, inputs), np.float64)
+        made = np.asarray(read(model.inference, inputs), np.float64)
         for row, number in enumerate(batch["index"]):
             crop = plan.crop(int(number))
-            total[crop.example] += logits[row] * crop.valid
+            total[crop.example] += made[row] * crop.valid
             windows[crop.example] += crop.valid
     return total / windows[:, None]

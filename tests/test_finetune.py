@@ -16,6 +16,7 @@ from neurofm.models.finetune import Finetune
 from neurofm.nn import adapt
 from neurofm.optim import Group, Optim
 from neurofm.parallel.sharding import param_shardings
+from neurofm.signals.augment import Augment
 from neurofm.step import new_state, train_step
 
 TWO = ("low", "high")
@@ -235,3 +236,33 @@ def test_a_users_mistake_is_named():
         NeuroFMError, match=r"lora_path 'nothing' is found in no kernel"
     ):
         task.init(jax.random.key(0), labelled_batch(task), frozen)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("tags", [[0, 1], [1, 0], [0, 1], [1, 1], [0, 1], [1, 0]]),
+        ("numbers", [[1.0, 10], [3, 10], [1, np.nan], [3, 30], [1, 10], [3, 30]]),
+    ],
+)
+def test_tags_and_numbers_are_learnt_too(answer, label):
+    base, frozen = frozen_model()
+    task = Finetune(
+        task=base,
+        answer=answer,
+        classes=TWO,
+        layer="mix",
+        pool="attention",
+        augment=Augment(gain_db=3.0),
+        centre=(2.0, 15.0) if answer == "numbers" else (),
+        spread=(1.0, 10.0) if answer == "numbers" else (),
+    )
+    batch = {**labelled_batch(task), "label": jnp.array(label, jnp.float32)}
+    _, losses, sums = trained(task, frozen, batch, 40)
+    assert losses[-1] < 0.5 * losses[0]
+    (found,) = task.summary(sums).values()
+    assert float(found) > 0.5
+    variables = jax.jit(task.init)(jax.random.key(0), batch, frozen)
+    told = task.read({**variables, "frozen": frozen}, batch, "prediction")
+    fresh = task.centre or (0.0, 0.0)  # a head of zeros says the mean
+    np.testing.assert_allclose(told.values["prediction"][:, 0], [fresh] * 6)

@@ -1,5 +1,6 @@
 """`finetune`: labels of recordings and of events, in the loop of pretraining."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -281,3 +282,95 @@ def test_a_users_mistake_is_named(tmp_path, base):
     with pytest.raises(NeuroFMError, match=r"eval.metric is 'accuracyy'"):
         finetune(wrong, base, tmp_path / "r")
     assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+def many(path, n=32):
+    """Tones with a pitch as a number, and both tags where they are loud."""
+    rng = np.random.default_rng(0)
+    info = DatasetInfo(
+        kind="audio", sfreq=TINY.sfreq, unit="full_scale", ch_names=("mono",)
+    )
+
+    def made():
+        for i in range(n):
+            pitch, loud = (i // 4) % 4, (i // 16) % 2
+            tone = np.sin(np.arange(WINDOW) * (0.3 + 0.4 * pitch))
+            x = (0.3 + loud) * 0.1 * (tone + 0.1 * rng.normal(0, 1, WINDOW))
+            own = {
+                "split": SPLITS[i % 4],
+                "pitch": 100.0 * pitch,
+                "loud": None if i % 8 == 0 else loud,
+                "tags": ("low" if pitch < 2 else "high") + (", loud" if loud else ""),
+            }
+            yield Recording(
+                item=f"r{i:02d}", samples=x[None].astype(np.float32), meta=own
+            )
+
+    write_dataset(path, info, made())
+    return open_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "names", "metric"),
+    [
+        ("tags", "tags", ["high", "loud", "low"], "mean_average_precision"),
+        ("numbers", "pitch,loud", ["pitch", "loud"], "r2"),
+    ],
+)
+def test_tags_and_numbers_come_from_the_data(
+    tmp_path, base, answer, target, names, metric
+):
+    dataset = many(tmp_path / "d")
+    task = {"regime": "probe", "dropout": 0.0, "answer": answer}
+    if answer == "tags":
+        task["class_weight"] = "balanced"
+    exp = run(tmp_path / "d", task=task, train={"epochs": 4.0})
+    exp = dataclasses.replace(
+        exp,
+        data=dataclasses.replace(exp.data, target=target),
+        eval=Eval(metric="r2" if answer == "numbers" else "f1"),
+    )
+    done = finetune(exp, base, tmp_path / "run")
+    assert done.scores["metric"] == metric
+    assert done.scores["scores"]["model"]["n"] == 8
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())["task"]
+    assert saved["classes"] == names
+    rows = [i for i in range(32) if SPLITS[i % 4] == "train"]
+    if answer == "numbers":
+        for k, name in enumerate(names):
+            values = [dataset.items[name][i].as_py() for i in rows]
+            values = [v for v in values if v is not None]
+            np.testing.assert_allclose(saved["centre"][k], np.mean(values), rtol=1e-6)
+            np.testing.assert_allclose(saved["spread"][k], np.std(values), rtol=1e-6)
+    else:
+        held = [dataset.items["tags"][i].as_py() for i in rows]
+        there = np.array([sum(name in h for h in held) for name in names])
+        np.testing.assert_allclose(saved["weights"], (len(rows) - there) / there)
+
+
+def test_balanced_classes_count_alike(tmp_path):
+    from neurofm.finetune import balanced
+
+    task = Finetune(task=TINY, classes=("a", "b", "c"))
+    label = np.array([0, 0, 0, 1, 2, 2])
+    weight = balanced(task, label)
+    np.testing.assert_allclose(np.bincount(label) * weight, [2, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("target", "answer", "told"),
+    [
+        ("pitch,loud", "classes", "names 2 columns, but task.answer=classes takes one"),
+        ("tags", "numbers", "holds the word 'low', but task.answer=numbers"),
+        ("pitch,loudness", "numbers", "'loudness' is no column"),
+        ("split", "numbers", "holds the word 'train'"),
+        ("item,pitch", "classes", "names 2 columns"),
+    ],
+)
+def test_labels_of_another_kind_are_named(tmp_path, base, target, answer, told):
+    many(tmp_path / "d", 8)
+    exp = run(tmp_path / "d", task={"answer": answer})
+    exp = dataclasses.replace(exp, data=dataclasses.replace(exp.data, target=target))
+    with pytest.raises(NeuroFMError, match=told):
+        finetune(exp, base, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,11 @@
-"""Labelled examples: recordings, or events in them, each a row with its class.
+"""Labelled examples: recordings, or events in them, each a row with its label.
 
 What is an example is told by `data.target`, a column of the recordings or of their
-events. Rows are filled as those of their kind are, with the number of the class beside.
+events: of classes; of tags, those of an example separated by commas; or of numbers,
+where several columns may be named, separated by commas. Rows are filled as those of
+their kind are, with the label beside.
+
+Axes: n examples, K tags or numbers.
 """
 
 from __future__ import annotations
@@ -10,10 +14,10 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 
 from neurofm.contract import BatchSpec
 from neurofm.data import audio, meeg
@@ -27,6 +31,7 @@ from neurofm.registry import suggest
 
 if TYPE_CHECKING:
     from neurofm.config import Data
+    from neurofm.objectives.answers import Answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +42,7 @@ class Labelled:
       dataset: of each, its position in `data.path`.
       item: its recording.
       start, stop: its samples.
-      label: its class, as written.
+      label: what its columns hold, as written.
       counts: for each dataset, examples used and left out, by reason.
     """
 
@@ -45,7 +50,7 @@ class Labelled:
     item: Int[np.ndarray, " n"]
     start: Int[np.ndarray, " n"]
     stop: Int[np.ndarray, " n"]
-    label: tuple[str, ...]
+    label: tuple[tuple[Any, ...], ...]
     counts: tuple[dict[str, int], ...]
 
     def __len__(self) -> int:
@@ -55,7 +60,7 @@ class Labelled:
 def find(
     datasets: Sequence[Dataset], spec: BatchSpec, data: Data, use: Use
 ) -> Labelled:
-    """The examples of a split, with a class and long enough for one token.
+    """The examples of a split, with a label and long enough for one token.
 
     Args:
       datasets: open record stores.
@@ -68,7 +73,7 @@ def find(
     """
     names = ("kind", "unit", "sfreq")
     names += ("n_chans",) if spec.contract.kind == "audio" else ()
-    rows: list[tuple[int, int, int, int, str]] = []
+    rows: list[tuple[int, int, int, int, tuple[Any, ...]]] = []
     counts = []
     for number, (dataset, reasons) in enumerate(
         zip(datasets, reasons_against(datasets, data, use), strict=True)
@@ -85,7 +90,7 @@ def find(
 
 def _of_dataset(
     dataset: Dataset, spec: BatchSpec, data: Data, reasons: dict
-) -> tuple[list[tuple[int, int, int, str]], dict[str, int]]:
+) -> tuple[list[tuple[int, int, int, tuple[Any, ...]]], dict[str, int]]:
     against = np.any(list(reasons.values()), axis=0)
     least = spec.contract.receptive_samples
     free = meeg.free_spans(dataset) if spec.contract.kind == "meeg" else None
@@ -94,7 +99,7 @@ def _of_dataset(
     for item, start, stop, label in _candidates(dataset, data):
         if against[item]:
             counts["other_split"] += 1
-        elif label is None:
+        elif all(value is None for value in label):
             counts["no_label"] += 1
         elif stop - start < least:
             counts["too_short"] += 1
@@ -102,36 +107,42 @@ def _of_dataset(
             counts["bad"] += 1
         else:
             counts["used"] += 1
-            out.append((item, start, stop, str(label)))
+            out.append((item, start, stop, label))
     return out, counts
 
 
 def _candidates(dataset: Dataset, data: Data):
     """(item, start, stop, label) of every recording or event, in order."""
     lengths = dataset.items["n_samples"].to_pylist()
-    if data.target in dataset.items.column_names:
+    names = [name.strip() for name in data.target.split(",")]
+    if set(names) <= set(dataset.items.column_names):
         if data.around is not None:
             raise NeuroFMError(
                 f"data.around is given, but data.target={data.target} is a column of "
                 "whole recordings: leave it out, or name a column of the events"
             )
-        labels = dataset.items[data.target].to_pylist()
+        labels = zip(*(dataset.items[name].to_pylist() for name in names), strict=True)
         for item, (n, label) in enumerate(zip(lengths, labels, strict=True)):
             yield item, 0, n, label
         return
-    if data.target not in dataset.events.column_names or not len(dataset.events):
-        known = [*dataset.items.column_names]
-        known += dataset.events.column_names if len(dataset.events) else []
+    events = dataset.events.column_names if len(dataset.events) else []
+    known = [*dataset.items.column_names, *events]
+    if unknown := [name for name in names if name not in known]:
         raise NeuroFMError(
-            f"data.target {data.target!r} is no column of {dataset.path}: "
-            f"{suggest(data.target, known)}"
+            f"data.target {unknown[0]!r} is no column of {dataset.path}: "
+            f"{suggest(unknown[0], known)}"
+        )
+    if not set(names) <= set(events):
+        raise NeuroFMError(
+            f"data.target {data.target!r} names columns of recordings and of events "
+            "together: take those of one kind"
         )
     row = {name: i for i, name in enumerate(dataset.items["item"].to_pylist())}
     columns = [
         dataset.events[name].to_pylist()
-        for name in ("item", "onset", "duration", data.target, "trial_type")
+        for name in ("item", "onset", "duration", "trial_type", *names)
     ]
-    for name, onset, duration, label, kind in zip(*columns, strict=True):
+    for name, onset, duration, kind, *label in zip(*columns, strict=True):
         if str(kind or "").upper().startswith(meeg.BAD):
             continue
         low, high = data.around or (0.0, duration or 0.0)
@@ -139,26 +150,89 @@ def _candidates(dataset: Dataset, data: Data):
         start = round((onset + low) * sfreq)
         stop = start + round((high - low) * sfreq)
         # One that begins before its recording or ends after it is too short.
-        yield row[name], max(start, 0), stop if start >= 0 and stop <= n else 0, label
+        whole = start >= 0 and stop <= n
+        yield row[name], max(start, 0), stop if whole else 0, tuple(label)
 
 
-def classes(examples: Labelled) -> tuple[str, ...]:
-    """Names of the classes, in order.
+def names(examples: Labelled, data: Data, answer: Answer) -> tuple[str, ...]:
+    """Of the classes or tags found, sorted; of numbers, of their columns.
 
     Raises:
-      NeuroFMError: fewer than two.
+      NeuroFMError: fewer than two classes, no tag, or no example.
     """
-    names = tuple(sorted(set(examples.label)))
-    if len(names) < 2:
-        told = f"only {names[0]!r}" if names else "none at all"
+    if answer == "numbers" and len(examples):
+        return tuple(name.strip() for name in data.target.split(","))
+    found = sorted({word for label in examples.label for word in words(label, answer)})
+    if len(found) < (2 if answer == "classes" else 1):
+        told = f"only {found[0]!r}" if found else "none at all"
         counts = ", ".join(
             f"{k} {sum(c[k] for c in examples.counts)}" for k in examples.counts[0]
         )
+        what = "two classes" if answer == "classes" else answer
         raise NeuroFMError(
-            f"there are not two classes to train on, {told} ({counts}): check "
+            f"there are not {what} to train on, {told} ({counts}): check "
             "data.target, data.around and the splits"
         )
-    return names
+    return tuple(found)
+
+
+def words(label: tuple[Any, ...], answer: Answer) -> list[str]:
+    """The class of an example, or its tags.
+
+    Raises:
+      NeuroFMError: there are several columns.
+    """
+    if len(label) != 1:
+        raise NeuroFMError(
+            f"data.target names {len(label)} columns, but task.answer={answer} takes "
+            "one: name one, or take task.answer=numbers"
+        )
+    if answer == "classes":
+        return [str(label[0])]
+    return [word.strip() for word in str(label[0]).split(",") if word.strip()]
+
+
+def labels(
+    examples: Labelled, spec: BatchSpec
+) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n K"]:
+    """What a batch holds of each example: see `models.finetune.Finetune.batch_spec`.
+
+    Raises:
+      NeuroFMError: a class or tag that is not trained on, or a word for a number.
+    """
+    field = spec.fields["label"]
+    if not field.words:
+        return _as_numbers(examples, field.shape[0])
+    answer: Answer = "tags" if field.shape else "classes"
+    each = [words(label, answer) for label in examples.label]
+    number = {name: i for i, name in enumerate(field.words)}
+    if unknown := sorted({word for own in each for word in own} - set(number)):
+        kind = "tag" if answer == "tags" else "class"
+        raise NeuroFMError(
+            f"the {kind} {unknown[0]!r} is none of those trained on "
+            f"({', '.join(number)}): mend the labels, or leave its examples out"
+        )
+    if answer == "classes":
+        return np.array([number[own[0]] for own in each], np.int32)
+    out = np.zeros((len(each), len(number)), np.float32)
+    for row, own in enumerate(each):
+        out[row, [number[word] for word in own]] = 1
+    return out
+
+
+def _as_numbers(examples: Labelled, k: int) -> Float[np.ndarray, "n K"]:
+    out = np.full((len(examples), k), np.nan, np.float32)
+    for row, label in enumerate(examples.label):
+        for column, value in enumerate(label):
+            if value is None:
+                continue
+            if isinstance(value, str):
+                raise NeuroFMError(
+                    f"data.target holds the word {value!r}, but task.answer=numbers: "
+                    "name a column of numbers, or take task.answer=classes"
+                )
+            out[row, column] = value
+    return out
 
 
 def training(
@@ -174,7 +248,7 @@ def training(
     window a stretch is drawn. Datasets are not weighed: an example is an example.
     """
     examples = find(datasets, spec, data, "train")
-    numbers = _numbers(examples, spec)
+    made = labels(examples, spec)
     window = spec.contract.window_samples
     sizes, place = _sizes(examples, datasets, spec, data)
     mine = [np.flatnonzero(place == k) for k in range(len(sizes))]
@@ -196,7 +270,7 @@ def training(
         room = max(int(examples.stop[number] - examples.start[number]) - window, 0)
         return _crop(examples, number, below(random[k](nth)[0], room + 1), window)
 
-    return _plan(datasets, spec, examples, numbers, sizes, None, crop)
+    return _plan(datasets, spec, examples, made, sizes, None, crop)
 
 
 def held_out(
@@ -214,7 +288,7 @@ def held_out(
     """
     examples = find(datasets, spec, data, use)
     window = spec.contract.window_samples
-    numbers = _numbers(examples, spec)
+    made = labels(examples, spec)
     tiles = np.maximum((examples.stop - examples.start) // window, 1)
     every = [(n, k * window) for n, count in enumerate(tiles) for k in range(count)]
     key = stream_key(*(dataset.hash for dataset in datasets), "held out")
@@ -227,20 +301,8 @@ def held_out(
         fillers = -len(mine) % batch_size
         crops += mine + [c._replace(valid=False) for c in mine[-1:] * fillers]
     return _plan(
-        datasets, spec, examples, numbers, sizes, len(crops), lambda row: crops[row]
+        datasets, spec, examples, made, sizes, len(crops), lambda row: crops[row]
     )
-
-
-def _numbers(examples: Labelled, spec: BatchSpec) -> Int[np.ndarray, " n"]:
-    """The class of each example, by the names that the task has for them."""
-    names = spec.fields["label"].words
-    if unknown := sorted(set(examples.label) - set(names)):
-        raise NeuroFMError(
-            f"the class {unknown[0]!r} is none of those trained on "
-            f"({', '.join(names)}): mend the labels, or leave its examples out"
-        )
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number[name] for name in examples.label], np.int32)
 
 
 def _sizes(
@@ -270,7 +332,7 @@ def _plan(
     datasets: Sequence[Dataset],
     spec: BatchSpec,
     examples: Labelled,
-    numbers: Int[np.ndarray, " n"],
+    made: Shaped[np.ndarray, " n *K"],
     sizes: tuple[int, ...],
     n_crops: int | None,
     crop: Callable[[int], Crop],
@@ -281,8 +343,7 @@ def _plan(
         fields, fill = audio.FIELDS, audio.filler(datasets)
 
     def with_label(crops: Sequence[Crop], spec: BatchSpec) -> dict[str, np.ndarray]:
-        label = np.array([numbers[c.example] for c in crops], np.int32)
-        return {**fill(crops, spec), "label": label}
+        return {**fill(crops, spec), "label": made[[c.example for c in crops]]}
 
     items = [
         np.unique(examples.item[examples.dataset == d]) for d in range(len(datasets))

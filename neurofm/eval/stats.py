@@ -6,13 +6,14 @@ drawn with replacement (percentile cluster bootstrap; Efron & Tibshirani, "An
 Introduction to the Bootstrap", 1993, sections 13.3 and 8.3). With few groups such
 intervals are too narrow: over five groups, 95% covers about 82%.
 
-Axis letters: N test items, S seeds, R resamples, G groups.
+Axis letters: N test items, M some of them, S seeds, R resamples, G groups.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from neurofm.errors import NeuroFMError
 
@@ -42,11 +43,7 @@ def interval(
     """
     points = points.reshape(-1, len(weights)).mean(0)
     names, member = np.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        raise NeuroFMError(
-            f"an interval over {len(names)} group says nothing; group the test items "
-            "by something that has at least two values"
-        )
+    _refuse_one(len(names))
     top = np.bincount(member, points)  # [G]
     bottom = np.bincount(member, weights)
     rng = np.random.default_rng(seed)
@@ -75,3 +72,37 @@ def paired(
     first = points.reshape(-1, len(weights)).mean(0)
     second = other.reshape(-1, len(weights)).mean(0)
     return interval(first - second, weights, groups, level, n_resamples, seed)
+
+
+def resampled(
+    score: Callable[[Int[np.ndarray, " M"]], float],
+    groups: Shaped[np.ndarray, " N"],
+    level: float = 0.95,
+    n_resamples: int = 500,
+    seed: int = 0,
+) -> Interval:
+    """Interval of a score that is no ratio of sums, as a precision over ranks.
+
+    Args:
+      score: of the items with these numbers; NaN where a resample has none.
+
+    Raises:
+      NeuroFMError: fewer than two groups.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    _refuse_one(len(names))
+    rows = [np.flatnonzero(member == g) for g in range(len(names))]
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(names), size=(n_resamples, len(names)))
+    scores = [score(np.concatenate([rows[g] for g in each])) for each in drawn]
+    low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    whole = score(np.arange(len(groups)))
+    return Interval(float(whole), float(low), float(high), len(names))
+
+
+def _refuse_one(n_groups: int) -> None:
+    if n_groups < 2:
+        raise NeuroFMError(
+            f"an interval over {n_groups} group says nothing; group the test items "
+            "by something that has at least two values"
+        )

@@ -4,40 +4,52 @@ The model comes frozen, as every model that another leans on. What is trained of
 told by `regime` (`nn.adapt`) and starts where the model is; a checkpoint holds that
 part and the head.
 
-Axes: B items, T tokens, D features, H hidden units, K classes.
+Axes: B items, T tokens, D features, H hidden units, K classes, tags or numbers.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from neurofm.contract import BatchSpec, Field
 from neurofm.errors import NeuroFMError
 from neurofm.nn import adapt
+from neurofm.nn.heads import Head
+from neurofm.objectives import answers
 from neurofm.parallel.mesh import Platform
+from neurofm.signals.augment import Augment
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Task):
-    """Classify the mean over tokens of a layer of a task.
+    """Classes, tags or numbers from the pooled tokens of a task.
 
     Attributes:
       task: what gives the features; a run takes it from the model it loads.
-      classes: names of the K classes, in order; a run takes them from its data.
-      layer: of `task.read`, by name.
+      answer: what is told of an item: one of the `classes`, any of the `tags`, or
+        `numbers`.
+      classes: names of the K classes, tags or numbers, in order; a run takes them from
+        its data.
+      class_weight: how much the items of a class, or the presence of a tag, count;
+        `even` alike, `balanced` so that each class counts alike.
+      weights: these weights; a run takes them from its data. Empty: all 1.
+      centre, spread: mean and deviation of each number over the training examples; a
+        run takes them from its data. Empty: 0 and 1.
+      layer: of `task.read`, by name; or `mix`, a learned mix of all of them.
+      pool: `mean` over tokens, or `attention`, see `nn.heads`.
       head: `linear`, which starts at zero, or `mlp`: dropout, a hidden layer with
         SELU, a linear map (BrainOmni's released fine-tuning).
       hidden: H of the mlp; 0 is `task.width`.
       dropout: before the head, and in the model where it has any, in training.
       label_smoothing: share of the target spread over all classes.
+      augment: what is done to the signals in training, see `signals.augment`.
       regime: what is trained beside the head: nothing (`probe`), the `last` layers,
         low-rank additions (`lora`), or all (`full`).
       last_layers: of the regime `last`.
@@ -49,12 +61,19 @@ class Finetune(Task):
     leans_on: ClassVar[tuple[str, ...]] = ("task",)
 
     task: Task
+    answer: answers.Answer = "classes"
     classes: tuple[str, ...] = ("no", "yes")
+    class_weight: Literal["even", "balanced"] = "even"
+    weights: tuple[float, ...] = ()
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
     layer: str = "last"
+    pool: Literal["mean", "attention"] = "mean"
     head: Literal["linear", "mlp"] = "linear"
     hidden: int = 0
     dropout: float = 0.0
     label_smoothing: float = 0.0
+    augment: Augment = field(default_factory=Augment)
     regime: adapt.Regime = "full"
     last_layers: int = 1
     lora_rank: int = 8
@@ -66,11 +85,29 @@ class Finetune(Task):
             raise NeuroFMError(
                 f"task.dropout is {self.dropout}: give 0 or more and less than 1"
             )
-        if len(self.classes) < 2:
+        least = 2 if self.answer == "classes" else 1
+        if len(self.classes) < least:
             raise NeuroFMError(
-                f"task.classes is {self.classes}: give two names or more, or leave it "
-                "to the data"
+                f"task.classes is {self.classes}: give {least} names or more, or leave "
+                "it to the data"
             )
+        if self.answer != "classes" and self.label_smoothing:
+            raise NeuroFMError(
+                f"task.label_smoothing is {self.label_smoothing}, but "
+                f"task.answer={self.answer}: classes alone are smoothed"
+            )
+        if self.answer == "numbers" and self.class_weight != "even":
+            raise NeuroFMError(
+                "task.class_weight=balanced weighs classes and tags, but "
+                "task.answer=numbers: leave it out"
+            )
+        for name in ("weights", "centre", "spread"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.classes):
+                raise NeuroFMError(
+                    f"task.{name} has {len(given)} values for {len(self.classes)} "
+                    "task.classes: leave both to the data"
+                )
         for name in ("last_layers", "lora_rank"):
             if getattr(self, name) < 1:
                 raise NeuroFMError(
@@ -78,12 +115,20 @@ class Finetune(Task):
                 )
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
-        """The batch of the task, and for training the label."""
+        """The batch of the task, and for training the label.
+
+        That is the number of a class, or K values: 1 where a tag is there and else 0,
+        or the numbers in the units of the data, NaN where one is not known.
+        """
         own = want in ("train", "prediction")
         spec = self.task.batch_spec("features" if own else want)
         if want != "train":
             return spec
         label = Field(shape=(), axes=(), dtype="int32", words=self.classes)
+        if self.answer != "classes":
+            k = len(self.classes)
+            words = self.classes if self.answer == "tags" else ()
+            label = Field(shape=(k,), axes=(self.answer,), words=words)
         return replace(spec, fields={**spec.fields, "label": label})
 
     # ---- parts ----------------------------------------------------------------------
@@ -101,54 +146,58 @@ class Finetune(Task):
     def init(self, key: jax.Array, batch: Batch, frozen: Tree) -> Tree:
         """The model's own parameters, as far as they are trained, and a fresh head."""
         model = frozen["task"]
-        key_part, key_in, key_out = jax.random.split(key, 3)
+        key_part, key_head = jax.random.split(key)
         features = {k: v for k, v in batch.items() if k != "label"}
-        last = jax.eval_shape(
-            lambda v, b: self.task.read(v, b).values[self.layer], model, features
+        values = jax.eval_shape(
+            lambda v, b: self.task.read(v, b).values, model, features
         )
-        d, k = last.shape[-1], len(self.classes)
-        if self.head == "linear":
-            head = {"kernel": jnp.zeros((d, k)), "bias": jnp.zeros(k)}
-        else:
-            h = self.hidden or getattr(self.task, "width", d)
-            normal = partial(jax.random.truncated_normal, lower=-2.0, upper=2.0)
-            head = {
-                "hidden_kernel": 0.02 * normal(key_in, shape=(d, h)),
-                "hidden_bias": jnp.zeros(h),
-                "kernel": 0.02 * normal(key_out, shape=(h, k)),
-                "bias": jnp.zeros(k),
-            }
+        layers = self._layers(values)
+        head = self._head(layers[0].shape[-1])
         part = adapt.start(self._how, model["params"], key_part)
-        return {"params": {"task": part, "head": head}, "slow": {}, "buffers": {}}
+        made = head.start(key_head, len(layers), layers[0].shape[-1], len(self.classes))
+        return {"params": {"task": part, "head": made}, "slow": {}, "buffers": {}}
+
+    def _head(self, n_features: int) -> Head:
+        hidden = self.hidden or getattr(self.task, "width", n_features)
+        return Head(self.head, self.pool, self.layer == "mix", hidden)
+
+    def _layers(self, values: Mapping[str, Any]) -> list[Any]:
+        """What the head is put on: one layer, or all of them in order."""
+        if self.layer == "mix":
+            return [values[name] for name in sorted(values, key=_natural)]
+        if self.layer not in values:
+            raise NeuroFMError(
+                f"task.layer is {self.layer!r}: give mix for all layers, or one of "
+                f"{', '.join(sorted(values, key=_natural))}"
+            )
+        return [values[self.layer]]
 
     def model(self, variables: Tree) -> Tree:
         """The variables of `task` that one computes with."""
         frozen = variables["frozen"]["task"]
-        params = adapt.joined(self._how, frozen["params"], variables["params"]["task"])
+        part = variables["params"].get("task", {})  # a probe's is empty, and not kept
+        params = adapt.joined(self._how, frozen["params"], part)
         return {**frozen, "params": params}
 
-    def _logits(
-        self, head: Tree, reading: Reading, kept: Float[Array, "B D"] | None
+    def _outputs(
+        self, head: Tree, reading: Reading, kept: Float[Array, "B D"] | None = None
     ) -> Float[Array, "B K"]:
-        """Class scores, in float32. `kept` is 1 / (1 - dropout) or 0."""
-        weight = reading.mask[..., None].astype(jnp.float32)
-        x = (reading.values[self.layer] * weight).sum(1)
-        x = x / jnp.maximum(weight.sum(1), 1)
-        if kept is not None:
-            x = x * kept
-        if self.head == "mlp":
-            x = jax.nn.selu(x @ head["hidden_kernel"] + head["hidden_bias"])
-        return x @ head["kernel"] + head["bias"]
+        """Of the head, in float32; numbers in units of their spread."""
+        layers = self._layers(reading.values)
+        made = self._head(layers[0].shape[-1])
+        return made.outputs(head, layers, reading.mask, kept)
 
     # ---- one training step ----------------------------------------------------------
 
     def draw(self, batch: Batch, key: jax.Array, step: Array, train: bool) -> Tree:
-        """The task's own draws, and a key of dropout for each example."""
+        """The task's own draws, a key of dropout and one of changes per example."""
         features = {k: v for k, v in batch.items() if k != "label"}
-        key_task, key_head = jax.random.split(key)
+        key_task, key_head, key_augment = jax.random.split(key, 3)
         own = dict(self.task.draw(features, key_task, step, train))
         keys = jax.vmap(partial(jax.random.fold_in, key_head))(batch["index"])
         draws: Tree = {"dropout": jax.random.key_data(keys)}
+        keys = jax.vmap(partial(jax.random.fold_in, key_augment))(batch["index"])
+        draws["augment"] = jax.random.key_data(keys)
         if "step" in own:
             draws["step"] = own.pop("step")
         return {**draws, "task": own}
@@ -156,8 +205,10 @@ class Finetune(Task):
     def loss(
         self, variables: Tree, batch: Batch, draws: Tree, step: Array, train: bool
     ) -> tuple[Terms, Tree]:
-        """Cross-entropy of the classes."""
+        """The error of the answers, see `objectives.answers`."""
         del step
+        if train:
+            batch = {**batch, **self.augment.changed(batch, draws["augment"])}
         shared = {"step": draws["step"]} if "step" in draws else {}
         reading = self.task.features(
             self.model(variables), batch, {**draws["task"], **shared}, train
@@ -165,43 +216,54 @@ class Finetune(Task):
         kept = None
         if train and self.dropout:
             keys = jax.random.wrap_key_data(draws["dropout"])
-            width = reading.values[self.layer].shape[-1:]
+            width = self._layers(reading.values)[0].shape[-1:]
             share = 1 - self.dropout
             draw = partial(jax.random.bernoulli, p=share, shape=width)
             kept = jax.vmap(draw)(keys) / share
-        logits = self._logits(variables["params"]["head"], reading, kept)
-        target = jax.nn.one_hot(batch["label"], len(self.classes))
-        target = optax.smooth_labels(target, self.label_smoothing)
-        losses = optax.softmax_cross_entropy(logits, target)
-        valid = batch["valid"].astype(jnp.float32)
-        guess = jax.nn.one_hot(logits.argmax(-1), len(self.classes))
-        truth = jax.nn.one_hot(batch["label"], len(self.classes)) * valid[:, None]
-        sums = {"hits": (guess * truth).sum(0), "items": truth.sum(0)}
-        return {"classes": ((losses * valid).sum(), valid.sum())}, sums
+        made = self._outputs(variables["params"]["head"], reading, kept)
+        label, valid = batch["label"], batch["valid"]
+        weights = jnp.array(self.weights or [1.0] * len(self.classes))
+        if self.answer == "classes":
+            term, sums = answers.classes(
+                made, label, valid, weights, self.label_smoothing
+            )
+        elif self.answer == "tags":
+            term, sums = answers.tags(made, label, valid, weights)
+        else:
+            label = (label - self._centre) / self._spread
+            term, sums = answers.numbers(made, label, valid)
+        return {self.answer: term}, sums
+
+    @property
+    def _centre(self) -> Float[Array, " K"]:
+        return jnp.array(self.centre or [0.0] * len(self.classes))
+
+    @property
+    def _spread(self) -> Float[Array, " K"]:
+        return jnp.array(self.spread or [1.0] * len(self.classes))
 
     def summary(self, sums: Tree) -> dict[str, Array]:
-        """Accuracy, over items and as the mean over classes."""
-        hits, items = sums["hits"], sums["items"]
-        seen = items > 0
-        share = jnp.where(seen, hits / jnp.maximum(items, 1), 0)
-        return {
-            "accuracy": hits.sum() / jnp.maximum(items.sum(), 1),
-            "balanced_accuracy": share.sum() / jnp.maximum(seen.sum(), 1),
-        }
+        """How good the answers are, see `objectives.answers`."""
+        return answers.summary(self.answer, sums)
 
     # ---- the trained model ----------------------------------------------------------
 
     def read(self, variables: Tree, batch: Batch, want: Want = "features") -> Reading:
-        """What the task reads; `prediction`: class scores [B, 1, K] of the item."""
+        """What the task reads; `prediction`: [B, 1, K] of the item.
+
+        Class scores, the log odds of tags, or numbers in the units of the data.
+        """
         model = self.model(variables)
         if want != "prediction":
             return self.task.read(model, batch, want)
         reading = self.task.read(model, batch)
-        logits = self._logits(variables["params"]["head"], reading, None)
+        made = self._outputs(variables["params"]["head"], reading)
+        if self.answer == "numbers":
+            made = made * self._spread + self._centre
         here = reading.mask.astype(jnp.float32)
         middle = (reading.times_s * here).sum(1) / jnp.maximum(here.sum(1), 1)
         some = reading.mask.any(1, keepdims=True)
-        return Reading({"prediction": logits[:, None]}, middle[:, None], some)
+        return Reading({"prediction": made[:, None]}, middle[:, None], some)
 
     def shortened(self, n_samples: int) -> "Finetune":
         """The same head on the task for shorter recordings."""
@@ -229,3 +291,8 @@ class Finetune(Task):
     def flops(self, batch_size: int) -> float:
         """Those of the task, of which this trains a part."""
         return self.task.flops(batch_size)
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Numbered layers in the order of their numbers, then the named ones."""
+    return (not name.isdigit(), int(name) if name.isdigit() else 0, name)

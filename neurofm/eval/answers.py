@@ -1,0 +1,143 @@
+"""Scores of answers on held-out examples, each with its interval and chance.
+
+Intervals are over recordings, see `neurofm.eval.stats`.
+
+Axes: n examples, K classes, tags or numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from sklearn.metrics import average_precision_score, confusion_matrix
+
+from neurofm.eval.stats import interval, resampled
+from neurofm.objectives.answers import Answer
+
+
+def score(
+    answer: Answer,
+    made: Float[np.ndarray, "n K"],
+    truth: Shaped[np.ndarray, "n *K"],
+    groups: Int[np.ndarray, " n"],
+    names: Sequence[str],
+    centre: Sequence[float],
+) -> dict[str, Any]:
+    """`metric`, `scores` of `model` and `chance`, and what else is known of an answer.
+
+    Classes: balanced accuracy, and the confusion of true (rows) with guessed. Tags: the
+    mean over tags of the average precision, whose chance is how often a tag is there;
+    tags that no example or every one has are left out and counted. Numbers: the mean of
+    R2 over them; chance is the mean of the training examples.
+
+    Args:
+      made: what the model reads as `prediction`.
+      truth: what the loader gives as `label`.
+      groups: recording of each example.
+      names: of the classes, tags or numbers.
+      centre: mean of each number over the training examples.
+    """
+    if len(np.unique(groups)) < 2:
+        groups = np.arange(len(groups))
+    if answer == "classes":
+        return _classes(made, truth, groups, names)
+    if answer == "tags":
+        return _tags(made, truth, groups, names)
+    return _numbers(made, truth, groups, names, centre)
+
+
+def _classes(made, truth, groups, names) -> dict[str, Any]:
+    guess = made.argmax(1)
+    hits = (guess == truth).astype(float)
+    present, counts = np.unique(truth, return_counts=True)
+    weight = (1 / (len(present) * counts))[np.searchsorted(present, truth)]
+    found = interval(hits * weight, weight, groups)
+    confusion = confusion_matrix(truth, guess, labels=range(len(names)))
+    return {
+        "metric": "balanced_accuracy",
+        "scores": {
+            "model": {
+                "mean": found.value,
+                "low": found.low,
+                "high": found.high,
+                "std": 0.0,
+                "n": len(truth),
+                "accuracy": float(hits.mean()),
+            },
+            "chance": {"mean": 1 / len(present), "std": 0.0, "n": len(truth)},
+        },
+        "classes": list(names),
+        "confusion": confusion.tolist(),
+    }
+
+
+def _tags(made, truth, groups, names) -> dict[str, Any]:
+    told = np.flatnonzero((truth.min(0) < 1) & (truth.max(0) > 0))
+
+    def precisions(rows: Int[np.ndarray, " m"]) -> dict[str, float]:
+        """Of the tags that these examples have; a resample may lack one."""
+        return {
+            names[k]: float(average_precision_score(truth[rows, k], made[rows, k]))
+            for k in told
+            if truth[rows, k].any()
+        }
+
+    def mean(rows: Int[np.ndarray, " m"]) -> float:
+        found = precisions(rows)
+        return float(np.mean([*found.values()])) if found else np.nan
+
+    n = len(truth)
+    chance = float(truth[:, told].mean())
+    return {
+        "metric": "mean_average_precision",
+        "scores": {
+            "model": {**_resampled(mean, groups), "n": n},
+            "chance": {"mean": chance, "std": 0.0, "n": n},
+        },
+        "by_tag": precisions(np.arange(n)),
+        "tags_left_out": len(names) - len(told),
+    }
+
+
+def _numbers(made, truth, groups, names, centre) -> dict[str, Any]:
+    known = np.isfinite(truth)
+
+    def r2(guess: Float[np.ndarray, "n K"]) -> Callable[[Int[np.ndarray, " m"]], float]:
+        return lambda rows: float(np.mean(_r2(guess[rows], truth[rows])))
+
+    mean = np.broadcast_to(np.asarray(centre, float), truth.shape)
+    chance = r2(mean)(np.arange(len(truth)))
+    each = _r2(made, truth)
+    return {
+        "metric": "r2",
+        "scores": {
+            "model": {**_resampled(r2(made), groups), "n": int(known.any(1).sum())},
+            "chance": {"mean": chance, "std": 0.0, "n": int(known.any(1).sum())},
+        },
+        "by_number": dict(zip(names, map(float, each), strict=True)),
+    }
+
+
+def _r2(
+    guess: Float[np.ndarray, "m K"], truth: Float[np.ndarray, "m K"]
+) -> Float[np.ndarray, " K"]:
+    """R2 of each number over the examples where it is known."""
+    known = np.isfinite(truth)
+    n = np.maximum(known.sum(0), 1)
+    y = np.where(known, truth, 0)
+    spread = np.where(known, (y - y.sum(0) / n) ** 2, 0).sum(0)
+    error = np.where(known, (y - guess) ** 2, 0).sum(0)
+    return 1 - error / np.maximum(spread, 1e-12)
+
+
+def _resampled(
+    score: Callable[[Int[np.ndarray, " m"]], float], groups: Int[np.ndarray, " n"]
+) -> dict[str, float]:
+    found = resampled(score, groups)
+    return {
+        "mean": found.value,
+        "low": found.low,
+        "high": found.high,
+        "std": 0.0,
+    }

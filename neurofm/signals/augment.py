@@ -1,0 +1,108 @@
+"""Changes of a signal that leave its label as it is, for training on few examples.
+
+Each item has its own key, so what is drawn does not depend on how a batch is laid out.
+
+Axes: B items, C channels, T samples.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from neurofm.errors import NeuroFMError
+
+SIGNALS = ("audio/wave", "meeg/signal")
+SHARES = ("flip", "time_share", "band_share", "drop_chans")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is done to every item of a training batch, in this order; 0 is nothing.
+
+    Attributes:
+      gain_db: most by which it is made louder or softer.
+      flip: chance that its sign is turned.
+      noise_db: least ratio of its power to that of white noise put on it; the ratio is
+        drawn from there to 30 dB above. The noise of a channel follows its own power.
+      time_masks, time_share: stretches that are silenced, each of up to this share of
+        the item (SpecAugment, arXiv 1904.08779, on the signal itself).
+      band_masks, band_share: bands that are taken out, each of up to this share of the
+        frequencies below half the rate.
+      drop_chans: chance of each EEG or MEG sensor to be left out.
+    """
+
+    gain_db: float = 0.0
+    flip: float = 0.0
+    noise_db: float = 0.0
+    time_masks: int = 0
+    time_share: float = 0.1
+    band_masks: int = 0
+    band_share: float = 0.1
+    drop_chans: float = 0.0
+
+    def __post_init__(self):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            most = 1.0 if each.name in SHARES else float("inf")
+            if not 0 <= value <= most:
+                limit = "" if most > 1 else " and no more than 1"
+                raise NeuroFMError(
+                    f"task.augment.{each.name} is {value}: give 0 or more{limit}"
+                )
+
+    def changed(
+        self, batch: Mapping[str, Array], keys: Array
+    ) -> dict[str, Float[Array, "B C T"] | Bool[Array, "B C"]]:
+        """The fields of a batch that are changed.
+
+        Args:
+          keys: data of a key for every item.
+        """
+        if self == Augment():
+            return {}
+        made = {}
+        for name in SIGNALS:
+            if name in batch:
+                made[name] = jax.vmap(self._signal)(batch[name], keys)
+        if self.drop_chans and (mask := batch.get("meeg/sensor_mask")) is not None:
+            made["meeg/sensor_mask"] = jax.vmap(self._dropped)(mask, keys)
+        return made
+
+    def _signal(self, x: Float[Array, "C T"], data: Array) -> Float[Array, "C T"]:
+        key = jax.random.wrap_key_data(data)
+        gain, flip, ratio, noise, times, bands = jax.random.split(key, 6)
+        n = x.shape[-1]
+        if self.gain_db:
+            db = jax.random.uniform(gain, minval=-self.gain_db, maxval=self.gain_db)
+            x = x * 10 ** (db / 20)
+        if self.flip:
+            x = jnp.where(jax.random.bernoulli(flip, self.flip), -x, x)
+        if self.noise_db:
+            low, high = self.noise_db, self.noise_db + 30
+            db = jax.random.uniform(ratio, minval=low, maxval=high)
+            rms = jnp.sqrt(jnp.square(x).mean(-1, keepdims=True))
+            x = x + rms * 10 ** (-db / 20) * jax.random.normal(noise, x.shape)
+        if self.time_masks:
+            x = x * _kept(times, n, self.time_masks, self.time_share)
+        if self.band_masks:
+            kept = _kept(bands, n // 2 + 1, self.band_masks, self.band_share)
+            x = jnp.fft.irfft(jnp.fft.rfft(x) * kept, n)
+        return x
+
+    def _dropped(self, mask: Bool[Array, " C"], data: Array) -> Bool[Array, " C"]:
+        """Sensors that are left; all of them where none would be."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(data), 1)
+        kept = mask & ~jax.random.bernoulli(key, self.drop_chans, mask.shape)
+        return jnp.where(kept.any(), kept, mask)
+
+
+def _kept(key: Array, n: int, n_masks: int, share: float) -> Float[Array, " n"]:
+    """1, or 0 inside stretches of up to `share` of n places."""
+    size, place = jax.random.split(key)
+    lengths = jax.random.uniform(size, (n_masks, 1), maxval=share * n)
+    starts = jax.random.uniform(place, (n_masks, 1)) * (n - lengths)
+    at = jnp.arange(n)
+    return 1.0 - ((at >= starts) & (at < starts + lengths)).any(0)
