@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from neurofm import averaging, onecycle
+from neurofm import averaging, layerwise, onecycle
 from neurofm.errors import NeuroFMError
 
 REST = "rest"  # the group of what no rule matches
@@ -53,6 +53,10 @@ class Optim:
         does, see `neurofm.averaging`; in its last epochs the rate goes to `swa_lr`.
       swa_lr: rate of the last epoch of such a run.
       groups: the first whose path is found in a parameter's takes it.
+      layers: paths from the input to the output, see `neurofm.layerwise`.
+      layer_decay: rate of a layer over that of the one above it.
+      unfreeze: share of the run from one layer's opening to that of the next below;
+        what is above all layers learns from the start.
       first_step: `scheduled`, or `released`: there every group but the first took its
         first step at the peak rate (BrainOmni).
     """
@@ -70,6 +74,9 @@ class Optim:
     swa_epochs: int = 0
     swa_lr: float = 1e-5
     groups: tuple[Group, ...] = ()
+    layers: tuple[str, ...] = ()
+    layer_decay: float = 1.0
+    unfreeze: float = 0.0
     first_step: Literal["scheduled", "released"] = "scheduled"
 
     def __post_init__(self):
@@ -86,14 +93,30 @@ class Optim:
                 f"optim.swa_epochs is {self.swa_epochs}: weights are averaged under "
                 "optim.schedule=onecycle alone"
             )
-        for group in self.groups:
-            try:
-                re.compile(group.path)
-            except re.error as error:
-                raise NeuroFMError(
-                    f"optim.groups has the path {group.path!r}, which is no regular "
-                    f"expression ({error})"
-                ) from error
+        if not self.layers and (self.layer_decay != 1 or self.unfreeze):
+            raise NeuroFMError(
+                f"optim.layer_decay is {self.layer_decay} and optim.unfreeze "
+                f"{self.unfreeze}, but optim.layers is empty: name the layers by their "
+                "paths, from the input to the output"
+            )
+        if not 0 < self.layer_decay <= 1 or not 0 <= self.unfreeze <= 1:
+            raise NeuroFMError(
+                f"optim.layer_decay is {self.layer_decay} and optim.unfreeze "
+                f"{self.unfreeze}: give more than 0 and at most 1, and a share of the "
+                "run, 0 to 1"
+            )
+        for name, paths in (
+            ("groups", [group.path for group in self.groups]),
+            ("layers", self.layers),
+        ):
+            for path in paths:
+                try:
+                    re.compile(path)
+                except re.error as error:
+                    raise NeuroFMError(
+                        f"optim.{name} has the path {path!r}, which is no regular "
+                        f"expression ({error})"
+                    ) from error
 
     def learning_rate(self, step: Int[Array, ""], total_steps: int) -> Float[Array, ""]:
         """Rate used at step `step` (of a linear warm-up 0 at the first step)."""
@@ -120,6 +143,13 @@ class Optim:
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """The optax chain for a run of `total_steps`; gradients come clipped."""
+        if self.layer_decay == 1 and not self.unfreeze:
+            return self._by_group(total_steps)
+        every = self.unfreeze * total_steps
+        by_layer = layerwise.by_layer(self.layers, self.layer_decay, every)
+        return optax.chain(self._by_group(total_steps), by_layer)
+
+    def _by_group(self, total_steps: int) -> optax.GradientTransformation:
         if not self.groups:
             return self._adamw(total_steps, 1.0, self.weight_decay, late=False)
         parts: dict[Hashable, optax.GradientTransformation] = {}

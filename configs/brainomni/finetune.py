@@ -32,6 +32,7 @@ def config() -> Experiment:
             warmup_form="log",
             floor=0.1,
             groups=(Group(path="^head/", lr_scale=10.0, weight_decay=0.0),),
+            layers=("^task/blocks/",),
         ),
         train=Train(epochs=30.0, batch_size=128, keep=1),
         eval=Eval(crops=100_000, metric="balanced_accuracy", patience=5),

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from neurofm.errors import NeuroFMError
 from neurofm.task import Tree
+from neurofm.weights.leaves import is_stacked
 
 Regime = Literal["probe", "last", "lora", "full"]
 
@@ -51,7 +52,7 @@ def start(how: Adapt, params: Tree, key: jax.Array) -> Tree:
         return jax.tree.map(jnp.copy, params)
     flat = _flat(params)
     if how.regime == "last":
-        part = {name: x[-how.layers :] for name, x in flat.items() if _is_stacked(name)}
+        part = {name: x[-how.layers :] for name, x in flat.items() if is_stacked(name)}
         if not part:
             raise NeuroFMError(
                 "task.regime is 'last', but this model has no stack of layers: take "
@@ -93,13 +94,9 @@ def joined(how: Adapt, params: Tree, part: Tree) -> Tree:
     return unflatten_dict(flat, sep="/")
 
 
-def _is_stacked(name: str) -> bool:
-    return "blocks" in name.split("/")
-
-
 def _matrix(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:
     """A kernel as (stack, rows, columns): cut where both sides are largest."""
-    stack = shape[:1] if _is_stacked(name) else ()
+    stack = shape[:1] if is_stacked(name) else ()
     own = shape[len(stack) :]
     cuts = [(math.prod(own[:i]), math.prod(own[i:])) for i in range(1, len(own))]
     return (stack, *max(cuts, key=min))

@@ -31,6 +31,11 @@ def named(tree: Tree) -> Iterator[tuple[str, np.ndarray]]:
             yield "/".join([*names[:at], layer, *names[at + 1 :]]), x
 
 
+def is_stacked(path: str) -> bool:
+    """Whether the first axis of the parameter at `path` is that of layers."""
+    return STACK in path.split("/")
+
+
 def _layer_names(depth: int) -> list[str]:
     digits = max(2, len(str(depth - 1)))
     return [f"{STACK}_{i:0{digits}d}" for i in range(depth)]
