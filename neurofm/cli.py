@@ -517,13 +517,19 @@ def import_command(system: str, weights: Path, out: Path, config: Path | None):
 @command("export")
 @model_argument
 @click.option("--out", type=LOCAL, required=True)
-def export_command(model: Place, out: Path):
+@click.option(
+    "--trunk", is_flag=True, help="Of a fine-tuned model, what is below its head."
+)
+def export_command(model: Place, out: Path, trunk: bool):
     """Write config.json, model.safetensors and a card; load(OUT) gives the same."""
+    from neurofm.finetune import below_head
     from neurofm.model import load, save
     from neurofm.run.workdir import SEEN, seen_by
     from neurofm.weights import leaves
 
     loaded = load(model)
+    if trunk:
+        loaded = below_head(loaded)
     seen = "".join(f"{digest}\n" for digest in sorted(seen_by(model)))
     more = {SEEN: seen} if seen else None
     save(out, loaded.task, loaded.variables, loaded.meta, more)

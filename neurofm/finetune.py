@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from neurofm import files, stores
+from neurofm import config, files, stores
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Data, Experiment
 from neurofm.data import labelled, loader
@@ -221,3 +221,19 @@ def predict(
             total[crop.example] += made[row] * crop.valid
             windows[crop.example] += crop.valid
     return total / windows[:, None]
+
+
+def below_head(model: Model) -> Model:
+    """The trained model under the head of a fine-tuned one, low-rank additions merged.
+
+    Raises:
+      NeuroFMError: this one has no head.
+    """
+    task = model.task
+    if not isinstance(task, Finetune):
+        raise NeuroFMError(
+            f"this model is a {task.name} without a head, so it has no trunk: export "
+            "it as it is"
+        )
+    merged = jax.device_get(task.model(model.variables))
+    return Model(task.task, merged, {**model.meta, "finetuned": config.to_json(task)})

@@ -15,7 +15,7 @@ from neurofm.data import labelled, loader
 from neurofm.data.records import DatasetInfo, Recording, open_dataset, write_dataset
 from neurofm.data.sensors import Sensors
 from neurofm.errors import NeuroFMError
-from neurofm.finetune import finetune
+from neurofm.finetune import below_head, finetune
 from neurofm.models.finetune import Finetune
 from neurofm.optim import Optim
 from neurofm.run.metrics import read_rows
@@ -166,9 +166,10 @@ def test_tones_are_told_apart_and_the_best_epoch_is_tested(tmp_path, base):
     assert again.scores == done.scores
 
 
-def test_a_finetuned_model_is_loaded_exported_and_read(tmp_path, base):
+@pytest.mark.parametrize("regime", ["lora", "probe"])
+def test_a_finetuned_model_is_loaded_exported_and_read(tmp_path, base, regime):
     sounds(tmp_path / "d", n=16)
-    exp = run(tmp_path / "d", task={"regime": "lora"}, train={"epochs": 2.0})
+    exp = run(tmp_path / "d", task={"regime": regime}, train={"epochs": 2.0})
     finetune(exp, base, tmp_path / "run")
     found = model.load(tmp_path / "run")
     wave = np.random.default_rng(1).normal(0, 0.1, (WINDOW,)).astype(np.float32)
@@ -177,6 +178,14 @@ def test_a_finetuned_model_is_loaded_exported_and_read(tmp_path, base):
     model.save(tmp_path / "exported", found.task, found.variables, found.meta)
     other = model.load(tmp_path / "exported").embed(wave, sfreq=TINY.sfreq)
     np.testing.assert_array_equal(other.values["last"], reading.values["last"])
+    trunk = below_head(found)
+    model.save(tmp_path / "trunk", trunk.task, trunk.variables, trunk.meta)
+    merged = model.load(tmp_path / "trunk")
+    assert merged.task.name == "wavjepa"
+    alone = merged.embed(wave, sfreq=TINY.sfreq)
+    np.testing.assert_allclose(alone.values["last"], reading.values["last"], atol=1e-5)
+    with pytest.raises(NeuroFMError, match="a wavjepa without a head"):
+        below_head(merged)
 
 
 def test_killed_and_run_again_it_ends_as_if_in_peace(tmp_path, base):

@@ -5,8 +5,8 @@ r"""Fine-tune WavJEPA on classes: the mean over time, a linear head, all of it t
 
 MODEL is any WavJEPA; COLUMN a column of the recordings or of their events. Less is
 trained with `task.regime=probe`, `last` or `lora`; lower layers learn more slowly with
-`optim.layer_decay=0.75`, or later with `optim.unfreeze=0.05`. A recipe of ours, for a few hundred
-to a few thousand examples.
+`optim.layer_decay=0.75`, or later with `optim.unfreeze=0.05`. A recipe of ours, for a
+few hundred to a few thousand examples.
 """
 
 from neurofm.config import Eval, Experiment, Train
