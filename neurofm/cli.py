@@ -552,6 +552,9 @@ def export_command(model: Place, out: Path, trunk: bool):
 @click.option("--pattern", help="As in `prepare`.")
 @click.option("--subdirs", help="As in `prepare`.")
 @click.option("--delays", help="encoding: seconds; default all from 2 to 8.")
+@click.option(
+    "--floor", type=float, help="encoding: least ceiling to divide by; default 0.25."
+)
 def evaluate_command(
     given: tuple[Place, ...], out: Path, delays: str | None, **arguments: Any
 ):

@@ -90,6 +90,7 @@ def evaluate(
     subdirs: str | None = None,
     around: tuple[float, float] | None = None,
     delays: Sequence[float] | None = None,
+    floor: float | None = None,
 ) -> dict[str, Any]:
     """Score models or stored embeddings; writes OUT/scores.json and OUT/report.html.
 
@@ -103,7 +104,7 @@ def evaluate(
       around: of events in EEG and MEG, seconds before and after the onset, such as
         (-0.1, 0.8), that are read; by default the events themselves.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
-      delays: of the suite `encoding`, in seconds.
+      delays, floor: of the suite `encoding`, see `neurofm.encoding.suite.evaluate`.
 
     Returns:
       What is written: suite, data, target, groups, split, metric, over, left_out,
@@ -120,12 +121,14 @@ def evaluate(
     out = Path(out)
     told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     asked = {"suite": suite, "target": target, "groups": groups, "split": split}
+    of_encoding = {"delays": delays, "floor": floor}
     if suite == "encoding":
         _refuse_given({**asked, **told, "around": around, "suite": None}, suite)
         places = [stores.place(path) for path in given]
-        found = encoding.evaluate(places, stores.place(data), out, delays)
+        wanted: Any = {k: v for k, v in of_encoding.items() if v is not None}
+        found = encoding.evaluate(places, stores.place(data), out, **wanted)
         return _finish({**asked, "given": [str(path) for path in given], **found}, out)
-    _refuse_given({"delays": delays}, suite)
+    _refuse_given(of_encoding, suite)
     entrants = [entrant(stores.place(path)) for path in given]
     if any(e.system != entrants[0].system for e in entrants):
         raise NeuroFMError(

@@ -6,72 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from tiny_encoding import DELAY, FILMS, TR, N, brain, features
 
 from neurofm.cli import cli
-from neurofm.data.records import DatasetInfo, Recording, write_dataset
-from neurofm.encoding import suite
+from neurofm.data.records import open_dataset
+from neurofm.encoding import stimulus, subject
 from neurofm.encoding.stimulus import Piece, at_volumes
 from neurofm.errors import NeuroFMError
 from neurofm.evaluate import evaluate
-
-TR, N, DELAY = 1.5, 80, 2  # s, volumes, volumes
-FILMS = ("a", "b", "c")
-
-
-def features(folder, rng, n_features=3, sfreq=2.0, seconds=N * TR):
-    """Slow features of three films."""
-    n = round(seconds * sfreq)
-    recordings = [
-        Recording(
-            item=film,
-            samples=smooth(rng.standard_normal((n_features, n + 20)))[:, :n],
-            meta={"timeline": film},
-        )
-        for film in FILMS
-    ]
-    told = {"modality": "audio", "model": "m", "layers": 1, "width": n_features}
-    names = tuple(f"f{i}" for i in range(n_features))
-    info = DatasetInfo(
-        kind="features",
-        sfreq=sfreq,
-        unit="none",
-        ch_names=names,
-        payload="float32",
-        processing=told,
-    )
-    write_dataset(folder, info, recordings)
-    return {r.item: r.samples for r in recordings}
-
-
-def smooth(x):
-    kernel = np.hanning(9)
-    return np.array([np.convolve(row, kernel, "same") for row in x], np.float32)
-
-
-def brain(folder, shown, rng, subjects=("01", "02"), films=FILMS, **more):
-    """Regions 0-2 follow the features, 3 noise; 4 never changes and 5 is missing."""
-    recordings = []
-    for subject in subjects:
-        weights = rng.standard_normal((3, 3))
-        for film in films:
-            x = shown[film]
-            at = np.minimum((np.arange(N) + 0.5) * TR * 2, x.shape[1] - 1).astype(int)
-            signal = (x[:, at].T @ weights).T
-            y = np.zeros((6, N), np.float32)
-            y[:3, DELAY:] = signal[:, :-DELAY]
-            y[:4] += 0.1 * rng.standard_normal((4, N))
-            y[5] = np.nan
-            meta = {"subject": subject, "timeline": film, **more.get(film, {})}
-            recordings.append(Recording(item=f"{subject}-{film}", samples=y, meta=meta))
-    info = DatasetInfo(
-        kind="fmri",
-        sfreq=1 / TR,
-        unit="none",
-        ch_names=tuple(f"p{i}" for i in range(6)),
-        payload="float32",
-        processing={"tr_s": TR, "atlas": "six"},
-    )
-    write_dataset(folder, info, recordings)
 
 
 @pytest.fixture
@@ -121,18 +63,18 @@ def test_a_given_split_is_kept_and_repeats_are_never_on_both_sides(tmp_path):
     rng = np.random.default_rng(1)
     shown = features(tmp_path / "x", rng)
     brain(tmp_path / "y", shown, rng, a={"split": "test"}, b={"split": "train"})
-    spaces = [suite.stimulus.pieces(tmp_path / "x")]
-    runs = suite.stimulus.runs(spaces, suite.open_dataset(tmp_path / "y"))
+    spaces = [stimulus.pieces(tmp_path / "x")]
+    runs = stimulus.runs(spaces, open_dataset(tmp_path / "y"))
     mine = [run for run in runs if run.subject == "01"]
-    (fold,) = suite.splits("01", mine)
+    (fold,) = subject.splits("01", mine)
     assert [run.timeline for run in fold.test] == ["a"]
     assert [run.timeline for run in fold.train] == ["b", "c"]
 
     again = [*mine, mine[0].__class__(**{**vars(mine[0]), "split": "train"})]
     with pytest.raises(NeuroFMError, match="'a' is in training and in test runs"):
-        suite.splits("01", again)
+        subject.splits("01", again)
     free = [run.__class__(**{**vars(run), "split": ""}) for run in [*mine, mine[0]]]
-    folds = suite.splits("01", free)
+    folds = subject.splits("01", free)
     assert [len(fold.test) for fold in folds] == [2, 1, 1]
 
 

@@ -93,5 +93,14 @@ def explained_signed_root(
     return np.sign(value) * np.sqrt(np.abs(value))
 
 
+def mean_of_known(
+    x: Float[np.ndarray, "..."], axis: int | None = None
+) -> Float[np.ndarray, "..."]:
+    """The mean of what is finite; NaN where nothing is, without a warning."""
+    known = np.isfinite(x)
+    total, n = np.where(known, x, 0).sum(axis), np.asarray(known.sum(axis))
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+
+
 def _divide(top, bottom):
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)

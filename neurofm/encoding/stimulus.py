@@ -39,7 +39,9 @@ class Run:
     Attributes:
       subject, name, split: as the store tells them.
       timeline: its stimulus.
-      X: the features of every volume, without delays.
+      times: middles of the volumes on the stimulus's clock, in s.
+      X: the features of every volume, without delays, space beside space.
+      widths: features of each space.
       Y: the responses; NaN in all of a region that the run lacks.
       n_left_out: volumes outside the features, which are in neither.
     """
@@ -48,7 +50,9 @@ class Run:
     name: str
     split: str
     timeline: str
+    times: Float[np.ndarray, " T"]
     X: Float32[np.ndarray, "T F"]
+    widths: tuple[int, ...]
     Y: Float32[np.ndarray, "T V"]
     n_left_out: int
 
@@ -129,7 +133,9 @@ def runs(spaces: Sequence[Pieces], brain: Dataset) -> list[Run]:
                 row["item"],
                 row["split"],
                 row["timeline"],
+                times[there],
                 np.nan_to_num(X),  # a feature that never changes says nothing
+                tuple(x.shape[1] for x in columns),
                 Y,
                 int((~there).sum()),
             )

@@ -1,0 +1,93 @@
+"""Pictures of the suite `encoding` for the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+Columns = Mapping[str, Mapping[str, Float[np.ndarray, " V"]]]  # of each subject
+
+
+def draw(
+    out: Path,
+    columns: Columns,
+    curves: Mapping[str, Float[np.ndarray, " D"]],
+    curve_s: Sequence[float],
+) -> None:
+    """Scores of all regions, of each one, by the delay, and beside their ceilings.
+
+    Args:
+      columns: the scores of every region by name, of each subject.
+      curves: mean correlation with one delay alone, of each subject.
+      curve_s: those delays.
+    """
+    figure = _figure((10, 3))
+    spread, strip, curve = figure.subplots(1, 3, width_ratios=(1, 2, 1))
+    r = np.array([one["r"] for one in columns.values()])
+    spread.hist(r[np.isfinite(r)], 30)
+    spread.set(xlabel="correlation", ylabel="regions")
+    limit = float(np.nanmax(abs(r)))
+    shown = strip.imshow(
+        r, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
+    )
+    strip.set(xlabel="region, in the order of the atlas")
+    strip.set_yticks(range(len(r)), list(columns))
+    figure.colorbar(shown, ax=strip, label="correlation")
+    for name, means in curves.items():
+        curve.plot(curve_s, means, label=name)
+    curve.set(xlabel="one delay alone, s", ylabel="mean correlation")
+    _save(
+        figure,
+        out / "encoding.png",
+        "Correlation of predicted and measured responses on held-out runs: of all "
+        "regions, of each region and subject, and by the delay of the response.",
+    )
+    _beside(out / "ceilings.png", columns)
+
+
+_CEILINGS = {
+    "cc_max": "cc_max, of the mean of the subject's repeats",
+    "intersubject_r": "correlation with the other subjects",
+}
+
+
+def _beside(path: Path, columns: Columns) -> None:
+    """The score of each region over each ceiling of correlations that there is."""
+    known = [n for n in _CEILINGS if any(n in one for one in columns.values())]
+    if not known:
+        return
+    figure = _figure((4.5 * len(known), 4))
+    axes = figure.subplots(1, len(known), squeeze=False)[0]
+    for name, ax in zip(known, axes, strict=True):
+        have = {who: one for who, one in columns.items() if name in one}
+        for who, one in have.items():
+            r = one["cc_abs" if name == "cc_max" else "r"]  # against that same mean
+            ax.scatter(one[name], r, s=8, label=who)
+        ax.axline((0, 0), slope=1, color="0.6", lw=1)
+        n_none = sum(int(np.isnan(one[name]).sum()) for one in have.values())
+        ax.set(xlabel=_CEILINGS[name], ylabel="correlation of the prediction")
+        ax.set_title(f"undefined in {n_none} regions", fontsize=9)
+    _save(
+        figure,
+        path,
+        "Each region and subject: the correlation of the prediction over what repeats "
+        "or other people tell of the region. Estimates of different names say "
+        "different things and are not to be compared with each other.",
+    )
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    return Figure(size, layout="constrained")
+
+
+def _save(figure: Any, path: Path, caption: str) -> None:
+    from neurofm.report.spectrogram import save_png
+
+    save_png(figure, path, caption)
