@@ -553,6 +553,12 @@ def export_command(model: Place, out: Path, trunk: bool):
 @click.option("--subdirs", help="As in `prepare`.")
 @click.option("--delays", help="encoding: seconds; default all from 2 to 8.")
 @click.option(
+    "--penalty", help="encoding: ridge, or banded, with a band for each features given."
+)
+@click.option(
+    "--permutations", type=int, help="encoding: to tell chance from; default 1000."
+)
+@click.option(
     "--floor", type=float, help="encoding: least ceiling to divide by; default 0.25."
 )
 def evaluate_command(

@@ -90,6 +90,8 @@ def evaluate(
     subdirs: str | None = None,
     around: tuple[float, float] | None = None,
     delays: Sequence[float] | None = None,
+    penalty: str | None = None,
+    permutations: int | None = None,
     floor: float | None = None,
 ) -> dict[str, Any]:
     """Score models or stored embeddings; writes OUT/scores.json and OUT/report.html.
@@ -104,7 +106,8 @@ def evaluate(
       around: of events in EEG and MEG, seconds before and after the onset, such as
         (-0.1, 0.8), that are read; by default the events themselves.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
-      delays, floor: of the suite `encoding`, see `neurofm.encoding.suite.evaluate`.
+      delays, penalty, permutations, floor: of the suite `encoding`, see
+        `neurofm.encoding.suite.evaluate`.
 
     Returns:
       What is written: suite, data, target, groups, split, metric, over, left_out,
@@ -121,7 +124,8 @@ def evaluate(
     out = Path(out)
     told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     asked = {"suite": suite, "target": target, "groups": groups, "split": split}
-    of_encoding = {"delays": delays, "floor": floor}
+    of_encoding = {"delays": delays, "penalty": penalty, "floor": floor}
+    of_encoding |= {"permutations": permutations}
     if suite == "encoding":
         _refuse_given({**asked, **told, "around": around, "suite": None}, suite)
         places = [stores.place(path) for path in given]

@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from neurofm.encoding.scores import mean_of_known
+
+SIGNIFICANT = 0.05  # share of false ones among the regions called significant
+
 Columns = Mapping[str, Mapping[str, Float[np.ndarray, " V"]]]  # of each subject
 
 
@@ -26,7 +30,10 @@ def draw(
     figure = _figure((10, 3))
     spread, strip, curve = figure.subplots(1, 3, width_ratios=(1, 2, 1))
     r = np.array([one["r"] for one in columns.values()])
-    spread.hist(r[np.isfinite(r)], 30)
+    sure = np.array([one["q"] <= SIGNIFICANT for one in columns.values()])
+    parts = {f"q ≤ {SIGNIFICANT}": r[sure], "others": r[~sure & np.isfinite(r)]}
+    spread.hist(list(parts.values()), 30, stacked=True, label=list(parts))
+    spread.legend(fontsize=7)
     spread.set(xlabel="correlation", ylabel="regions")
     limit = float(np.nanmax(abs(r)))
     shown = strip.imshow(
@@ -45,6 +52,7 @@ def draw(
         "regions, of each region and subject, and by the delay of the response.",
     )
     _beside(out / "ceilings.png", columns)
+    _parts(out / "partition.png", columns)
 
 
 _CEILINGS = {
@@ -75,6 +83,32 @@ def _beside(path: Path, columns: Columns) -> None:
         "Each region and subject: the correlation of the prediction over what repeats "
         "or other people tell of the region. Estimates of different names say "
         "different things and are not to be compared with each other.",
+    )
+
+
+def _parts(path: Path, columns: Columns) -> None:
+    """What each set of feature spaces, and no other, explains, of each subject."""
+    first = next(iter(columns.values()))
+    names = [name for name in first if name.startswith("only ")]
+    if not names:
+        return
+    figure = _figure((max(4, 1.2 * len(names)), 3))
+    ax = figure.subplots()
+    width = 0.8 / len(columns)
+    for i, (who, one) in enumerate(columns.items()):
+        means = [mean_of_known(one[name]) for name in names]
+        ax.bar(np.arange(len(names)) + i * width, means, width, label=who)
+    told = [name.removeprefix("only ").replace("+", "\n+ ") for name in names]
+    ax.set_xticks(np.arange(len(names)) + 0.4 - width / 2, told)
+    ax.axhline(0, color="0.6", lw=1)
+    ax.set(ylabel="R², mean over regions")
+    ax.legend(fontsize=7)
+    _save(
+        figure,
+        path,
+        "What sets of feature spaces explain together and no other space does, on "
+        "held-out runs; those of one space are unique to it. The parts sum to the R² "
+        "of all spaces; a part below 0 is noise, or spaces that disturb each other.",
     )
 
 

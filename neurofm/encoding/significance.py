@@ -6,6 +6,7 @@ responses stay, and the correlation is compared with that of many reorderings.
 Axis letters: T rows (time), V targets, N reorderings.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -20,7 +21,7 @@ TIE = {8: 1e-12, 4: 1e-6}  # by bytes a number: equal but for rounding is equal
 
 
 def block_orders(
-    n_rows: int, block: int, n: int, seed: int = 0
+    n_rows: int, block: int, n: int, seed: int | Sequence[int] = 0
 ) -> Int[np.ndarray, "N _"]:
     """Random orders of consecutive blocks of rows; a short last block is one too.
 

@@ -1,6 +1,7 @@
 """The suite `encoding` of `neurofm evaluate`: how well features predict fMRI, linearly.
 
-For each subject a ridge with delays and a penalty for every region; runs of one
+For each subject a ridge with delays and a penalty for every region, or banded ridge
+with one for each region and feature space; runs of one
 stimulus are never on both sides of a split. As Antonello et al., "Scaling laws for
 language encoding models in fMRI" (2023), but penalties are chosen by leaving one
 stimulus out.
@@ -19,13 +20,20 @@ from neurofm import stores
 from neurofm.data.brains import tr_of
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.encoding import pictures, repeats, stimulus
-from neurofm.encoding.pictures import Columns
+from neurofm.encoding.pictures import SIGNIFICANT, Columns
 from neurofm.encoding.repeats import Repeats
 from neurofm.encoding.scores import mean_of_known
 from neurofm.encoding.stimulus import Run
-from neurofm.encoding.subject import Scored, Settings, score
+from neurofm.encoding.subject import (
+    PARTITIONED,
+    PENALTY_KINDS,
+    Scored,
+    Settings,
+    score,
+)
 from neurofm.errors import NeuroFMError
 from neurofm.eval.stats import interval
+from neurofm.registry import suggest
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +42,8 @@ CURVE_S = tuple(np.arange(0.0, 13.0, 1.0))
 # Of CC_max, below which CC_norm says nothing: as in released code of "Improving
 # semantic understanding in speech language models via brain-tuning" (2025).
 FLOOR = 0.25
+PERMUTATIONS = 1000
+BLOCK_S = 20.0
 CEILINGS = ("explainable_variance", "split_half_r", "cc_max", "cc_abs", "cc_norm")
 CEILINGS += ("intersubject_r",)
 
@@ -43,6 +53,8 @@ def evaluate(
     data: stores.Place,
     out: Path,
     delays: Sequence[float] | None = None,
+    penalty: str = "ridge",
+    permutations: int = PERMUTATIONS,
     floor: float = FLOOR,
 ) -> dict[str, Any]:
     """Score features, set side by side, against a brain; see `neurofm.evaluate`.
@@ -54,21 +66,32 @@ def evaluate(
       data: an fMRI store.
       delays: of the responses behind the features, in seconds, each rounded to
         volumes; by default all volumes from 2 to 8 s.
+      penalty: `ridge`, or `banded`, where each of several features given is a band.
+      permutations: reorderings of the prediction that chance is told from.
       floor: of CC_max, below which a region has no CC_norm.
 
     Returns:
       `scores`: `model`, the correlation on held-out runs, its mean over regions and
-      subjects; `chance`, that of predictions moved in time against the response;
+      subjects; `chance`, that of predictions in stretches of another order;
       `ceilings`, where a stimulus was seen again: each estimate by its own name, its
       mean over the regions where it is defined. `undefined`: in how many it is not.
+      `significance`: share of regions with a `q` of at most 0.05. `partition`: of two
+      or three features, R² of each set of them and what it alone explains.
 
     Raises:
       NeuroFMError: what was given does not fit together, and why.
     """
+    _refuse_odd(given, penalty, permutations)
     brain = open_dataset(data)
     found = stimulus.runs([stimulus.pieces(path) for path in given], brain)
     tr_s = tr_of(brain)
-    settings = _settings(tr_s, delays)
+    settings = Settings(
+        **_delays(tr_s, delays),
+        spaces=_names(given),
+        penalty=penalty,
+        permutations=permutations,
+        block=_block(tr_s, found),
+    )
     people = sorted({run.subject for run in found})
     scored: dict[str, Scored] = {}
     seen_again: dict[str, Repeats | None] = {}
@@ -83,7 +106,6 @@ def evaluate(
         if (others := repeats.intersubject_r(tested, found, tr_s)) is not None:
             scored[name].columns["intersubject_r"] = others
     means = np.array([mean_of_known(one.r) for one in scored.values()])
-    shuffled = np.array([mean_of_known(one.shuffled) for one in scored.values()])
     if np.isnan(means).any():
         raise NeuroFMError(
             f"subject {people[int(np.isnan(means).argmax())]} of {data} has no region "
@@ -94,11 +116,13 @@ def evaluate(
     _write_targets(out / "targets.parquet", columns, brain)
     curves = {name: one.curve for name, one in scored.items()}
     pictures.draw(out / "figures", columns, curves, [d * tr_s for d in settings.curve])
+    chance = np.array([mean_of_known(one["chance"]) for one in columns.values()])
     ceilings, undefined = _ceilings(columns)
     return {
         "metric": "correlation",
         "over": "subjects",
         "delays_s": [d * tr_s for d in settings.delays],
+        "penalty": penalty,
         "left_out": _left_out(brain, found, scored),
         "repeats": {
             name: {"n": len(again.responses), "volumes": len(again.guess)}
@@ -106,9 +130,15 @@ def evaluate(
             if again is not None
         },
         "undefined": undefined,
+        "significance": {
+            "permutations": permutations,
+            "block_s": settings.block * tr_s,
+            **_significant(columns),
+        },
+        **_partition(columns),
         "scores": {
             "model": _entry(means, scored),
-            "chance": {"mean": float(shuffled.mean()), "std": float(shuffled.std())},
+            "chance": {"mean": float(chance.mean()), "std": float(chance.std())},
             **({"ceilings": ceilings} if ceilings else {}),
             "by subject": {
                 name: {"mean": float(mean_of_known(one.r)), "std": _spread(one)}
@@ -118,13 +148,49 @@ def evaluate(
     }
 
 
-def _settings(tr_s: float, delays: Sequence[float] | None) -> Settings:
+def _refuse_odd(given: Sequence[Any], penalty: str, permutations: int) -> None:
+    if penalty not in PENALTY_KINDS:
+        raise NeuroFMError(
+            f"no penalty is called {penalty!r}: {suggest(penalty, [*PENALTY_KINDS])}"
+        )
+    if penalty == "banded" and len(given) < 2:
+        raise NeuroFMError(
+            "banded ridge weighs several features against each other and one was "
+            "given: give more, or leave --penalty out"
+        )
+    if permutations < 1:
+        raise NeuroFMError(
+            f"{permutations} permutations tell no chance: give some, such as 1000"
+        )
+    if len(given) > max(PARTITIONED):
+        _log.warning(
+            "%d features were given: what each alone explains is told of up to %d",
+            len(given),
+            max(PARTITIONED),
+        )
+
+
+def _delays(tr_s: float, delays: Sequence[float] | None) -> dict[str, Any]:
     first, last = (round(s / tr_s) for s in DELAYS_S)
     whole = range(first, last + 1)
     if delays:
         whole = sorted({round(s / tr_s) for s in delays})
     curve = sorted({round(s / tr_s) for s in CURVE_S})
-    return Settings(delays=tuple(whole), curve=tuple(curve))
+    return {"delays": tuple(whole), "curve": tuple(curve)}
+
+
+def _names(given: Sequence[stores.Place]) -> tuple[str, ...]:
+    """Feature spaces by their folders' names, or whole paths where those are one."""
+    for names in ([path.name for path in given], [str(path) for path in given]):
+        if len(set(names)) == len(names):
+            return tuple(names)
+    raise NeuroFMError("the same features were given twice: name each once")
+
+
+def _block(tr_s: float, found: Sequence[Run]) -> int:
+    """Volumes of a block: those of 20 s, but four blocks at least in every run."""
+    shortest = min(len(run.X) for run in found)
+    return max(1, min(round(BLOCK_S / tr_s), shortest // 4))
 
 
 def _left_out(
@@ -150,6 +216,28 @@ def _ceilings(columns: Columns) -> tuple[dict[str, dict[str, float]], dict[str, 
             missing = [np.isnan(one[name]) & ~np.isnan(one["r"]) for one in have]
             undefined[name] = int(np.sum(missing))
     return means, undefined
+
+
+def _significant(columns: Columns) -> dict[str, Any]:
+    """Share of significant regions among those that have a score."""
+    each = {}
+    for name, one in columns.items():
+        n_known = int(np.isfinite(one["q"]).sum())
+        each[name] = int((one["q"] <= SIGNIFICANT).sum()) / max(n_known, 1)
+        _log.info("subject %s: %.1f %% significant", name, 100 * each[name])
+    return {"share": float(np.mean(list(each.values()))), "by subject": each}
+
+
+def _partition(columns: Columns) -> dict[str, Any]:
+    """Means over regions, then over subjects, of what sets of spaces explain."""
+    first = next(iter(columns.values()))
+    found: dict[str, dict[str, float]] = {"r2": {}, "only": {}}
+    for name in first:
+        kind, _, spaces = name.partition(" ")
+        if kind in found:
+            means = [mean_of_known(one[name]) for one in columns.values()]
+            found[kind][spaces] = float(mean_of_known(np.array(means)))
+    return {"partition": found} if found["r2"] else {}
 
 
 def _entry(means: np.ndarray, scored: Mapping[str, Scored]) -> dict[str, Any]:
