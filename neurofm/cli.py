@@ -561,8 +561,13 @@ def export_command(model: Place, out: Path, trunk: bool):
 @click.option(
     "--floor", type=float, help="encoding: least ceiling to divide by; default 0.25."
 )
+@click.option("--subjects", help="encoding: whom, as 01,02; default everyone.")
 def evaluate_command(
-    given: tuple[Place, ...], out: Path, delays: str | None, **arguments: Any
+    given: tuple[Place, ...],
+    out: Path,
+    delays: str | None,
+    subjects: str | None,
+    **arguments: Any,
 ):
     """Score models or stored embeddings; several are seeds of one system.
 
@@ -572,7 +577,8 @@ def evaluate_command(
     from neurofm.evaluate import evaluate
 
     seconds = numbers("delays", delays) if delays else None
-    result = evaluate(given, out=out, delays=seconds, **arguments)
+    people = subjects.split(",") if subjects else None
+    result = evaluate(given, out=out, delays=seconds, subjects=people, **arguments)
     shown = score_rows(result)
     return result, f"{shown}\nsee {out / 'report.html'}"
 

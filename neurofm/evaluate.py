@@ -93,6 +93,7 @@ def evaluate(
     penalty: str | None = None,
     permutations: int | None = None,
     floor: float | None = None,
+    subjects: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Score models or stored embeddings; writes OUT/scores.json and OUT/report.html.
 
@@ -106,7 +107,7 @@ def evaluate(
       around: of events in EEG and MEG, seconds before and after the onset, such as
         (-0.1, 0.8), that are read; by default the events themselves.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
-      delays, penalty, permutations, floor: of the suite `encoding`, see
+      delays, penalty, permutations, floor, subjects: of the suite `encoding`, see
         `neurofm.encoding.suite.evaluate`.
 
     Returns:
@@ -125,7 +126,7 @@ def evaluate(
     told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     asked = {"suite": suite, "target": target, "groups": groups, "split": split}
     of_encoding = {"delays": delays, "penalty": penalty, "floor": floor}
-    of_encoding |= {"permutations": permutations}
+    of_encoding |= {"permutations": permutations, "subjects": subjects}
     if suite == "encoding":
         _refuse_given({**asked, **told, "around": around, "suite": None}, suite)
         places = [stores.place(path) for path in given]

@@ -109,7 +109,9 @@ def test_runs_that_lie_between_each_others_volumes_are_no_repeats(tmp_path, capl
     shifted = first.__class__(**{**vars(first), "times": first.times + TR / 2})
     later = first.__class__(**{**vars(first), "times": first.times + DELAY * TR})
     assert repeats.shared_rows([first, shifted], TR) is None
-    one, other = repeats.shared_rows([first, later], TR)
+    met = repeats.shared_rows([first, later], TR)
+    assert met is not None
+    one, other = met
     np.testing.assert_allclose(first.times[one], later.times[other])
     assert len(one) == N - DELAY
     tested = [repeats.Tested(run, run.Y) for run in (first, shifted)]

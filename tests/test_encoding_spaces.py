@@ -21,14 +21,14 @@ def made(tmp_path):
     return tmp_path
 
 
-def run(folder, *words, spaces=("true", "other")):
+def run(folder, *more: str, spaces=("true", "other")):
     given = [str(folder / name) for name in spaces]
-    words = ["evaluate", *given, "--suite", "encoding", "--json", *words]
+    words = ["evaluate", *given, "--suite", "encoding", "--json", *more]
     words += ["--data", str(folder / "y"), "--out", str(folder / "out")]
     done = CliRunner().invoke(cli, words)
     found = json.loads(done.stdout)
     if done.exit_code:
-        return found["error"], None
+        return found["error"], {}
     rows = pq.read_table(folder / "out" / "targets.parquet").to_pydict()
     return found, {name: np.array(column) for name, column in rows.items()}
 

@@ -79,11 +79,21 @@ def test_a_given_split_is_kept_and_repeats_are_never_on_both_sides(tmp_path):
 
 
 def test_features_at_volumes_keep_a_constant_and_say_where_they_end():
-    piece = Piece(np.ones((40, 1), np.float32), (np.arange(40) + 0.5) / 2)
+    piece = Piece(np.full((40, 1), 7, np.float32), (np.arange(40) + 0.5) / 2)
     times = (np.arange(20) + 0.5) * TR
     x, there = at_volumes([piece], times, TR)
     assert there.sum() == 13  # 20 s of features
-    np.testing.assert_allclose(x[4:10], 1, atol=0.03)
+    np.testing.assert_allclose(x, 7, atol=1e-5)  # at the ends too
+
+
+def test_an_offset_of_features_changes_nothing_but_their_mean():
+    rng = np.random.default_rng(3)
+    samples = rng.standard_normal((60, 2)).astype(np.float32)
+    at = (np.arange(60) + 0.5) / 2
+    times = (np.arange(20) + 0.5) * TR
+    low, _ = at_volumes([Piece(samples, at)], times, TR)
+    high, _ = at_volumes([Piece(samples + 50, at)], times, TR)
+    np.testing.assert_allclose(high - 50, low, atol=1e-4)
 
 
 def test_what_does_not_fit_is_told(made, tmp_path):

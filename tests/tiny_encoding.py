@@ -39,7 +39,15 @@ def smooth(x):
 
 
 def brain(
-    folder, shown, rng, subjects=("01", "02"), films=FILMS, noise=0.1, own=True, **more
+    folder,
+    shown,
+    rng,
+    subjects=("01", "02"),
+    films=FILMS,
+    noise=0.1,
+    own=True,
+    tr_s=TR,
+    **more,
 ):
     """Regions 0-2 follow the features, 3 noise; 4 never changes and 5 is missing.
 
@@ -67,6 +75,6 @@ def brain(
         unit="none",
         ch_names=tuple(f"p{i}" for i in range(6)),
         payload="float32",
-        processing={"tr_s": TR, "atlas": "six"},
+        processing={"tr_s": tr_s, "atlas": "six"},
     )
     write_dataset(folder, info, recordings)

@@ -7,7 +7,8 @@ Features come from feature stores or from embeddings, told by their `timeline`.
 Axes: T volumes, F features, V regions, S samples of features.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.encoding.delays import fir, lanczos
 from neurofm.errors import NeuroFMError
+from neurofm.registry import suggest
+
+_log = logging.getLogger(__name__)
+
+SLACK_S = 10.0  # a run may outlast its features by this without a word
 
 
 class Piece(NamedTuple):
@@ -96,24 +102,31 @@ def _embedded(found: Embeddings) -> Pieces:
     return out
 
 
-def runs(spaces: Sequence[Pieces], brain: Dataset) -> list[Run]:
+def runs(
+    spaces: Sequence[Pieces], brain: Dataset, subjects: Collection[str] = ()
+) -> list[Run]:
     """Every run whose stimulus has features, in the order of the store.
 
     Args:
       spaces: feature spaces, set side by side.
       brain: an fMRI store.
+      subjects: whose runs; by default everyone's.
 
     Raises:
-      NeuroFMError: no run has features, or features are slower than the volumes.
+      NeuroFMError: no run has features, a subject is not in the store, or features do
+        not fit the volumes.
     """
-    if brain.info.kind != "fmri":
-        raise NeuroFMError(
-            f"{brain.path} holds {brain.info.kind} where fMRI is expected: make it "
-            "with `neurofm prepare fmri`"
-        )
-    tr_s, out = tr_of(brain), []
-    for i in range(len(brain)):
-        row = brain.items.slice(i, 1).to_pylist()[0]
+    tr_s, out = _tr_of(brain), []
+    rows = brain.items.select(
+        ["item", "subject", "split", "timeline", "onset", "n_samples"]
+    ).to_pylist()
+    _refuse_unknown(brain, subjects, {row["subject"] for row in rows})
+    wanted = [
+        (i, row)
+        for i, row in enumerate(rows)
+        if not subjects or row["subject"] in subjects
+    ]
+    for i, row in wanted:
         if not all(row["timeline"] in space for space in spaces):
             continue
         times = row["onset"] + (np.arange(row["n_samples"]) + 0.5) * tr_s
@@ -123,10 +136,12 @@ def runs(spaces: Sequence[Pieces], brain: Dataset) -> list[Run]:
             x, inside = at_volumes(space[row["timeline"]], times, tr_s)
             columns.append(x)
             there &= inside
+        _tell_early_end(row, times, there, tr_s)
         if there.sum() < 2:
             continue
         X = _zscored(np.concatenate(columns, 1)[there])
         Y = _zscored(brain.read(i, 0, row["n_samples"]).T[there])
+        _tell_masked(row, Y, brain)
         out.append(
             Run(
                 row["subject"],
@@ -142,12 +157,14 @@ def runs(spaces: Sequence[Pieces], brain: Dataset) -> list[Run]:
         )
     if not out:
         named = sorted(set().union(*spaces))[:3]
-        asked = sorted(set(brain.items["timeline"].to_pylist()))[:3]
+        asked = sorted({row["timeline"] for _, row in wanted})[:3]
         raise NeuroFMError(
             f"no run of {brain.path} has features: its timelines are "
             f"{', '.join(asked)}, those of the features {', '.join(named)}; give both "
             "the same names, and onsets on one clock"
         )
+    if n := len(wanted) - len(out):
+        _log.warning("%d of %d runs have no features: left out", n, len(wanted))
     return out
 
 
@@ -156,22 +173,98 @@ def at_volumes(
 ) -> tuple[Float32[np.ndarray, "T F"], Bool[np.ndarray, " T"]]:
     """Features at the middles of volumes, and which volumes lie within them.
 
+    Their mean is taken off before they are filtered and put back, as the filter would
+    make ripples of it, and a slope where features end.
+
     Raises:
-      NeuroFMError: they are slower than the volumes.
+      NeuroFMError: they are slower than the volumes, are no numbers, or lie on one
+        another.
     """
-    x = np.zeros((len(times), given[0].samples.shape[1]), np.float32)
+    mean = np.concatenate([piece.samples for piece in given]).mean(0)
+    x = np.tile(mean, (len(times), 1))
     there = np.zeros(len(times), bool)
-    for piece in given:
+    last = -np.inf
+    for piece in sorted(given, key=lambda piece: piece.times[0]):
         step = np.diff(piece.times).mean() if len(piece.times) > 1 else np.inf
         if step > tr_s * (1 + 1e-6):
             raise NeuroFMError(
                 f"the features have a sample every {step:g} s and the fMRI a volume "
                 f"every {tr_s:g} s: make features at {1 / tr_s:g} Hz or more"
             )
-        x += lanczos(piece.samples, piece.times, times) * np.float32(step / tr_s)
+        if not np.isfinite(piece.samples).all():
+            raise NeuroFMError(
+                "the features hold numbers that are not finite, from "
+                f"{piece.times[0]:g} s of a stimulus on: make them again"
+            )
+        if piece.times[0] < last - 1e-6:  # rounded lengths may differ by half a step
+            raise NeuroFMError(
+                f"features of one stimulus lie on one another: some begin at "
+                f"{piece.times[0] - step / 2:g} s, before others end at {last:g} s; "
+                "correct the onsets, or give each stimulus its own timeline"
+            )
+        filtered = lanczos(piece.samples - mean, piece.times, times)
+        x += filtered * np.float32(step / tr_s)
         half = step / 2 + 1e-6
         there |= (times >= piece.times[0] - half) & (times <= piece.times[-1] + half)
+        last = piece.times[-1] + step / 2
     return x, there
+
+
+def _tr_of(brain: Dataset) -> float:
+    if brain.info.kind != "fmri":
+        raise NeuroFMError(
+            f"{brain.path} holds {brain.info.kind} where fMRI is expected: make it "
+            "with `neurofm prepare fmri`"
+        )
+    tr_s = tr_of(brain)
+    if abs(tr_s * brain.info.sfreq - 1) > 1e-3:
+        raise NeuroFMError(
+            f"{brain.path} tells a repetition time of {tr_s:g} s and a rate of "
+            f"{brain.info.sfreq:g} Hz, a volume every {1 / brain.info.sfreq:g} s: "
+            "prepare it again with --source-tr"
+        )
+    return tr_s
+
+
+def _refuse_unknown(
+    brain: Dataset, subjects: Collection[str], known: Collection[str]
+) -> None:
+    if unknown := sorted(set(subjects) - set(known)):
+        raise NeuroFMError(
+            f"{brain.path} has no subject {unknown[0]!r}: "
+            f"{suggest(unknown[0], sorted(known))}"
+        )
+
+
+def _tell_early_end(
+    row: dict, times: np.ndarray, there: np.ndarray, tr_s: float
+) -> None:
+    if (n := int((~there).sum())) * tr_s > SLACK_S:
+        ends = times[there][-1] + tr_s / 2 if there.any() else times[0] - tr_s / 2
+        _log.warning(
+            "the features of %r leave out %d of %d volumes of run %s, which goes on to "
+            "%g s where they cover it to %g s",
+            row["timeline"],
+            n,
+            len(times),
+            row["item"],
+            times[-1] + tr_s / 2,
+            ends,
+        )
+
+
+def _tell_masked(row: dict, Y: np.ndarray, brain: Dataset) -> None:
+    masked = np.isnan(Y).any(0)
+    if masked.any():
+        _log.warning(
+            "%d of %d regions never change or have gaps in run %s of subject %s (the "
+            "first is %s): they have no score for that subject",
+            masked.sum(),
+            len(masked),
+            row["item"],
+            row["subject"],
+            brain.info.ch_names[int(masked.argmax())],
+        )
 
 
 def delayed(found: Sequence[Run], delays: Sequence[int]) -> Float32[np.ndarray, "T DF"]:

@@ -56,6 +56,7 @@ def evaluate(
     penalty: str = "ridge",
     permutations: int = PERMUTATIONS,
     floor: float = FLOOR,
+    subjects: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score features, set side by side, against a brain; see `neurofm.evaluate`.
 
@@ -69,6 +70,7 @@ def evaluate(
       penalty: `ridge`, or `banded`, where each of several features given is a band.
       permutations: reorderings of the prediction that chance is told from.
       floor: of CC_max, below which a region has no CC_norm.
+      subjects: who is scored; by default everyone.
 
     Returns:
       `scores`: `model`, the correlation on held-out runs, its mean over regions and
@@ -83,7 +85,8 @@ def evaluate(
     """
     _refuse_odd(given, penalty, permutations)
     brain = open_dataset(data)
-    found = stimulus.runs([stimulus.pieces(path) for path in given], brain)
+    spaces = [stimulus.pieces(path) for path in given]
+    found = stimulus.runs(spaces, brain, subjects)
     tr_s = tr_of(brain)
     settings = Settings(
         **_delays(tr_s, delays),
@@ -123,7 +126,7 @@ def evaluate(
         "over": "subjects",
         "delays_s": [d * tr_s for d in settings.delays],
         "penalty": penalty,
-        "left_out": _left_out(brain, found, scored),
+        "left_out": _left_out(brain, subjects, found, scored),
         "repeats": {
             name: {"n": len(again.responses), "volumes": len(again.guess)}
             for name, again in seen_again.items()
@@ -194,11 +197,16 @@ def _block(tr_s: float, found: Sequence[Run]) -> int:
 
 
 def _left_out(
-    brain: Dataset, found: Sequence[Run], scored: Mapping[str, Scored]
+    brain: Dataset,
+    subjects: Sequence[str],
+    found: Sequence[Run],
+    scored: Mapping[str, Scored],
 ) -> dict[str, int]:
+    names = brain.items["subject"].to_pylist()
+    n_asked = sum(not subjects or name in subjects for name in names)
     masked = [np.isnan(one.columns["r"]).sum() for one in scored.values()]
     return {
-        "runs": len(brain) - len(found),
+        "runs": n_asked - len(found),
         "volumes": sum(run.n_left_out for run in found),
         "regions": int(sum(masked)),
     }
