@@ -562,6 +562,8 @@ def export_command(model: Place, out: Path, trunk: bool):
     "--floor", type=float, help="encoding: least ceiling to divide by; default 0.25."
 )
 @click.option("--subjects", help="encoding: whom, as 01,02; default everyone.")
+@click.option("--atlas", type=LOCAL, help="encoding: image of the regions, for maps.")
+@click.option("--submit", type=LOCAL, help="encoding: table of runs to predict.")
 def evaluate_command(
     given: tuple[Place, ...],
     out: Path,

@@ -94,6 +94,8 @@ def evaluate(
     permutations: int | None = None,
     floor: float | None = None,
     subjects: Sequence[str] | None = None,
+    atlas: str | os.PathLike | None = None,
+    submit: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Score models or stored embeddings; writes OUT/scores.json and OUT/report.html.
 
@@ -107,8 +109,8 @@ def evaluate(
       around: of events in EEG and MEG, seconds before and after the onset, such as
         (-0.1, 0.8), that are read; by default the events themselves.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
-      delays, penalty, permutations, floor, subjects: of the suite `encoding`, see
-        `neurofm.encoding.suite.evaluate`.
+      delays, penalty, permutations, floor, subjects, atlas, submit: of the suite
+        `encoding`, see `neurofm.encoding.suite.evaluate`.
 
     Returns:
       What is written: suite, data, target, groups, split, metric, over, left_out,
@@ -127,6 +129,7 @@ def evaluate(
     asked = {"suite": suite, "target": target, "groups": groups, "split": split}
     of_encoding = {"delays": delays, "penalty": penalty, "floor": floor}
     of_encoding |= {"permutations": permutations, "subjects": subjects}
+    of_encoding |= {"atlas": atlas and Path(atlas), "submit": submit and Path(submit)}
     if suite == "encoding":
         _refuse_given({**asked, **told, "around": around, "suite": None}, suite)
         places = [stores.place(path) for path in given]

@@ -51,8 +51,8 @@ def test_features_that_end_early(tmp_path, shown):
     found, told = run(tmp_path, given="short")
     assert found["left_out"]["volumes"] == 3 * (N - 40)
     assert (
-        "the features of 'a' leave out 40 of 80 volumes of run 01-0, which goes on to "
-        "120 s where they cover it to 60 s"
+        "features do not cover 3 runs: those of 'a' leave out 40 of 80 volumes of run "
+        "01-0, which goes on to 120 s where they cover it to 60 s"
     ) in told
 
 
@@ -70,8 +70,8 @@ def test_a_parcel_that_is_constant_or_missing(tmp_path, shown):
     brain(tmp_path / "y", shown, np.random.default_rng(1), ("01",))
     found, told = run(tmp_path)
     assert found["left_out"]["regions"] == 2
-    assert "2 of 6 regions never change or have gaps in run 01-0" in told
-    assert "the first is p4" in told
+    assert "2 of 6 regions of subject 01 never change or have gaps in some run" in told
+    assert "the first is p4, in run 01-0" in told
 
 
 def test_an_unknown_subject(tmp_path, shown):

@@ -1,5 +1,6 @@
 """Pictures of the suite `encoding` for the report."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from neurofm.encoding.maps import Grayordinates, Volume, file_name, has_nilearn
 from neurofm.encoding.scores import mean_of_known
+from neurofm.report import brain_map
+
+_log = logging.getLogger(__name__)
 
 SIGNIFICANT = 0.05  # share of false ones among the regions called significant
 
@@ -110,6 +115,43 @@ def _parts(path: Path, columns: Columns) -> None:
         "held-out runs; those of one space are unique to it. The parts sum to the R² "
         "of all spaces; a part below 0 is noise, or spaces that disturb each other.",
     )
+
+
+def draw_brains(
+    out: Path, columns: Columns, atlas: Volume | Grayordinates | None
+) -> None:
+    """Mean scores over subjects on a brain, where its anatomy is known.
+
+    That is a NIfTI atlas that says it is in MNI space, or the vertices of fsaverage5.
+    """
+    n_regions = len(next(iter(columns.values()))["r"])
+    on_surface = atlas is None and n_regions == brain_map.FSAVERAGE5
+    if not on_surface and not isinstance(atlas, Volume):
+        return
+    if not has_nilearn():
+        _log.warning("no surface is drawn: pip install 'neurofm[brain]'")
+        return
+    if isinstance(atlas, Volume) and not atlas.in_mni:
+        _log.warning(
+            "the atlas does not say that it is in MNI space (sform code 4, or MNI in "
+            "its name): no brain is drawn"
+        )
+        return
+    known = dict.fromkeys(name for one in columns.values() for name in one)
+    shown = [n for n in known if n in ("r", "cc_norm") or n.startswith("only ")]
+    for name in shown:
+        each = [one[name] for one in columns.values() if name in one]
+        mean = mean_of_known(np.stack(each), 0)
+        if isinstance(atlas, Volume):
+            figure = brain_map.glass_brain(atlas.image(mean))
+        else:
+            figure = brain_map.surface(mean)
+        words = file_name(name)
+        _save(
+            figure,
+            out / f"brain_{words}.png",
+            f"{name} of each region, mean over subjects.",
+        )
 
 
 def _figure(size: tuple[float, float]) -> Any:

@@ -37,6 +37,10 @@ class Piece(NamedTuple):
 
 Pieces = dict[str, list[Piece]]  # of each timeline
 
+# Volumes of a run that features do not cover: how many, the run, its times, the rest.
+Early = tuple[int, dict, np.ndarray, np.ndarray]
+_NONE_EARLY: Early = (0, {}, np.zeros(0), np.zeros(0, bool))
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -116,7 +120,9 @@ def runs(
       NeuroFMError: no run has features, a subject is not in the store, or features do
         not fit the volumes.
     """
-    tr_s, out = _tr_of(brain), []
+    tr_s = _tr_of(brain)
+    out: list[Run] = []
+    early: list[Early] = []
     rows = brain.items.select(
         ["item", "subject", "split", "timeline", "onset", "n_samples"]
     ).to_pylist()
@@ -130,18 +136,13 @@ def runs(
         if not all(row["timeline"] in space for space in spaces):
             continue
         times = row["onset"] + (np.arange(row["n_samples"]) + 0.5) * tr_s
-        there = np.ones(len(times), bool)
-        columns = []
-        for space in spaces:
-            x, inside = at_volumes(space[row["timeline"]], times, tr_s)
-            columns.append(x)
-            there &= inside
-        _tell_early_end(row, times, there, tr_s)
+        given = [space[row["timeline"]] for space in spaces]
+        X, there = at_times(given, times, tr_s)
+        if not there.all():
+            early.append((int((~there).sum()), row, times, there))
         if there.sum() < 2:
             continue
-        X = _zscored(np.concatenate(columns, 1)[there])
         Y = _zscored(brain.read(i, 0, row["n_samples"]).T[there])
-        _tell_masked(row, Y, brain)
         out.append(
             Run(
                 row["subject"],
@@ -149,8 +150,8 @@ def runs(
                 row["split"],
                 row["timeline"],
                 times[there],
-                np.nan_to_num(X),  # a feature that never changes says nothing
-                tuple(x.shape[1] for x in columns),
+                X[there],
+                tuple(pieces[0].samples.shape[1] for pieces in given),
                 Y,
                 int((~there).sum()),
             )
@@ -165,7 +166,26 @@ def runs(
         )
     if n := len(wanted) - len(out):
         _log.warning("%d of %d runs have no features: left out", n, len(wanted))
+    _tell_early_ends(early, tr_s)
+    _tell_masked(out, brain)
     return out
+
+
+def at_times(
+    given: Sequence[Sequence[Piece]], times: Float[np.ndarray, " T"], tr_s: float
+) -> tuple[Float32[np.ndarray, "T F"], Bool[np.ndarray, " T"]]:
+    """Features of all spaces at the middles of a run's volumes, space beside space.
+
+    Z-scored over the volumes that lie within all of them, which is what is returned
+    second; 0 elsewhere, and for a feature that never changes.
+    """
+    found = [at_volumes(space, times, tr_s) for space in given]
+    there = np.all([inside for _, inside in found], 0)
+    X = np.concatenate([x for x, _ in found], 1)
+    if there.any():
+        X[there] = np.nan_to_num(_zscored(X[there]))
+    X[~there] = 0
+    return X, there
 
 
 def at_volumes(
@@ -236,14 +256,15 @@ def _refuse_unknown(
         )
 
 
-def _tell_early_end(
-    row: dict, times: np.ndarray, there: np.ndarray, tr_s: float
-) -> None:
-    if (n := int((~there).sum())) * tr_s > SLACK_S:
+def _tell_early_ends(early: Sequence[Early], tr_s: float) -> None:
+    """Name the run that loses most, where that is more than a run may outlast."""
+    n, row, times, there = max(early, key=lambda each: each[0], default=_NONE_EARLY)
+    if n * tr_s > SLACK_S:
         ends = times[there][-1] + tr_s / 2 if there.any() else times[0] - tr_s / 2
         _log.warning(
-            "the features of %r leave out %d of %d volumes of run %s, which goes on to "
-            "%g s where they cover it to %g s",
+            "features do not cover %d runs: those of %r leave out %d of %d volumes of "
+            "run %s, which goes on to %g s where they cover it to %g s",
+            len(early),
             row["timeline"],
             n,
             len(times),
@@ -253,18 +274,22 @@ def _tell_early_end(
         )
 
 
-def _tell_masked(row: dict, Y: np.ndarray, brain: Dataset) -> None:
-    masked = np.isnan(Y).any(0)
-    if masked.any():
-        _log.warning(
-            "%d of %d regions never change or have gaps in run %s of subject %s (the "
-            "first is %s): they have no score for that subject",
-            masked.sum(),
-            len(masked),
-            row["item"],
-            row["subject"],
-            brain.info.ch_names[int(masked.argmax())],
-        )
+def _tell_masked(found: Sequence[Run], brain: Dataset) -> None:
+    """Name the first region that a subject has no score for, and the run to blame."""
+    for name in sorted({run.subject for run in found}):
+        each = {r.name: np.isnan(r.Y).any(0) for r in found if r.subject == name}
+        masked = np.any(list(each.values()), 0)
+        if masked.any():
+            first = int(masked.argmax())
+            _log.warning(
+                "%d of %d regions of subject %s never change or have gaps in some run "
+                "and get no score (the first is %s, in run %s)",
+                masked.sum(),
+                len(masked),
+                name,
+                brain.info.ch_names[first],
+                next(run for run, its in each.items() if its[first]),
+            )
 
 
 def delayed(found: Sequence[Run], delays: Sequence[int]) -> Float32[np.ndarray, "T DF"]:

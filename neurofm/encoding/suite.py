@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from neurofm import stores
 from neurofm.data.brains import tr_of
 from neurofm.data.records import Dataset, open_dataset
-from neurofm.encoding import pictures, repeats, stimulus
+from neurofm.encoding import maps, pictures, repeats, stimulus, submission
 from neurofm.encoding.pictures import SIGNIFICANT, Columns
 from neurofm.encoding.repeats import Repeats
 from neurofm.encoding.scores import mean_of_known
@@ -57,10 +57,13 @@ def evaluate(
     permutations: int = PERMUTATIONS,
     floor: float = FLOOR,
     subjects: Sequence[str] = (),
+    atlas: Path | None = None,
+    submit: Path | None = None,
 ) -> dict[str, Any]:
     """Score features, set side by side, against a brain; see `neurofm.evaluate`.
 
-    Writes OUT/targets.parquet (subject, region and every score of it) and figures.
+    Writes OUT/targets.parquet (subject, region and every score of it), the same as maps
+    (`neurofm.encoding.maps`) and figures.
 
     Args:
       given: feature stores, or folders of embeddings.
@@ -71,6 +74,9 @@ def evaluate(
       permutations: reorderings of the prediction that chance is told from.
       floor: of CC_max, below which a region has no CC_norm.
       subjects: who is scored; by default everyone.
+      atlas: image of the regions, for maps and pictures of a brain.
+      submit: table of runs to predict into OUT/submission.npy, see
+        `neurofm.encoding.submission`.
 
     Returns:
       `scores`: `model`, the correlation on held-out runs, its mean over regions and
@@ -85,6 +91,8 @@ def evaluate(
     """
     _refuse_odd(given, penalty, permutations)
     brain = open_dataset(data)
+    places = maps.open_atlas(atlas, brain.info) if atlas else None
+    wanted = submission.read_table(submit) if submit else []
     spaces = [stimulus.pieces(path) for path in given]
     found = stimulus.runs(spaces, brain, subjects)
     tr_s = tr_of(brain)
@@ -114,11 +122,16 @@ def evaluate(
             f"subject {people[int(np.isnan(means).argmax())]} of {data} has no region "
             "that changes in the runs it is tested on: check them with `neurofm check`"
         )
+    unseen = submission.predict(wanted, spaces, found, settings, tr_s)
     out.mkdir(parents=True, exist_ok=True)
     columns = {name: one.columns for name, one in scored.items()}
     _write_targets(out / "targets.parquet", columns, brain)
     curves = {name: one.curve for name, one in scored.items()}
     pictures.draw(out / "figures", columns, curves, [d * tr_s for d in settings.curve])
+    pictures.draw_brains(out / "figures", columns, places)
+    maps.write(out / "maps", columns, places)
+    if unseen:
+        submission.write(out / "submission.npy", unseen)
     chance = np.array([mean_of_known(one["chance"]) for one in columns.values()])
     ceilings, undefined = _ceilings(columns)
     return {
