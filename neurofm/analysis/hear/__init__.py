@@ -1,0 +1,1 @@
+"""HEAR: its task folders, its probe and its scores (Turian et al., 2203.03022)."""
