@@ -1,4 +1,4 @@
-"""AdamW with a scheduled rate and norm clipping, by groups of parameters."""
+"""AdamW or LAMB with a scheduled rate and norm clipping, by groups of parameters."""
 
 import math
 import re
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from neurofm import averaging, layerwise, onecycle
+from neurofm import averaging, lamb, layerwise, onecycle
 from neurofm.errors import NeuroFMError
 
 REST = "rest"  # the group of what no rule matches
+STAIRS, STAIR = 100, 0.99  # how many there are, and the share left by each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Optim:
     """AdamW (decoupled decay, multiplied by the scheduled rate) on all parameters.
 
     Attributes:
+      algorithm: `adamw`; or `lamb`, where each tensor's step goes by its own norm, see
+        `neurofm.lamb`.
       lr: peak learning rate.
       betas, eps: Adam's moments.
       weight_decay: decay of every trained tensor.
@@ -45,9 +48,10 @@ class Optim:
         to `floor` of the peak at the end of the run.
       warmup_form: `linear` from 0, or `log` from a tenth of the peak (BrainOmni).
       floor: share of the peak at the end.
-      schedule: `cosine`, as above; or `onecycle` as in torch, where the first moment
-        cycles against the rate between `betas[0]` and `low_beta`; see
-        `neurofm.onecycle`.
+      schedule: `cosine`, as above; `stairs`, where behind the same warm-up the rate
+        falls to 0.99 of itself a hundred times (BrainBERT); or `onecycle` as in torch,
+        where the first moment cycles against the rate between `betas[0]` and
+        `low_beta`, see `neurofm.onecycle`.
       low_beta: the first moment's decay at the peak.
       swa_epochs: epochs of a `onecycle` run whose task averages weights as Lightning
         does, see `neurofm.averaging`; in its last epochs the rate goes to `swa_lr`.
@@ -61,6 +65,7 @@ class Optim:
         first step at the peak rate (BrainOmni).
     """
 
+    algorithm: Literal["adamw", "lamb"] = "adamw"
     lr: float = 4e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -69,7 +74,7 @@ class Optim:
     warmup: float = 100_000 / 375_000
     warmup_form: Literal["linear", "log"] = "linear"
     floor: float = 0.0
-    schedule: Literal["cosine", "onecycle"] = "cosine"
+    schedule: Literal["cosine", "stairs", "onecycle"] = "cosine"
     low_beta: float = 0.85
     swa_epochs: int = 0
     swa_lr: float = 1e-5
@@ -92,6 +97,11 @@ class Optim:
             raise NeuroFMError(
                 f"optim.swa_epochs is {self.swa_epochs}: weights are averaged under "
                 "optim.schedule=onecycle alone"
+            )
+        if self.algorithm == "lamb" and self.schedule == "onecycle":
+            raise NeuroFMError(
+                "optim.algorithm=lamb has no moment that cycles: set optim.schedule to "
+                "cosine or stairs"
             )
         if not self.layers and (self.layer_decay != 1 or self.unfreeze):
             raise NeuroFMError(
@@ -131,8 +141,11 @@ class Optim:
             rising = 0.1 + 0.9 * jnp.log(step + 1.0) / math.log(max(warm, 2))
             ahead = 1  # its warm-up ends at the peak, so the fall begins a step below
         done = (step - warm + ahead) / max(total_steps - warm, 1)
-        falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
-        falling = self.floor + (1 - self.floor) * falling
+        if self.schedule == "stairs":
+            falling = STAIR ** jnp.floor(STAIRS * done + 1e-4)  # a step's share rounds
+        else:
+            falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
+            falling = self.floor + (1 - self.floor) * falling
         return self.lr * jnp.where(step < warm, rising, falling)
 
     def first_decay(self, step: Int[Array, ""], total_steps: int) -> Float[Array, ""]:
@@ -151,12 +164,12 @@ class Optim:
 
     def _by_group(self, total_steps: int) -> optax.GradientTransformation:
         if not self.groups:
-            return self._adamw(total_steps, 1.0, self.weight_decay, late=False)
+            return self._part(total_steps, 1.0, self.weight_decay, late=False)
         parts: dict[Hashable, optax.GradientTransformation] = {}
-        parts[REST] = self._adamw(total_steps, 1.0, self.weight_decay, late=False)
+        parts[REST] = self._part(total_steps, 1.0, self.weight_decay, late=False)
         for i, group in enumerate(self.groups):
             decay = group.weight_decay
-            parts[f"group_{i}"] = self._adamw(
+            parts[f"group_{i}"] = self._part(
                 total_steps,
                 group.lr_scale,
                 self.weight_decay if decay is None else decay,
@@ -164,7 +177,7 @@ class Optim:
             )
         return optax.partition(parts, self.labels)
 
-    def _adamw(
+    def _part(
         self, total_steps: int, scale: float, decay: float, late: bool
     ) -> optax.GradientTransformation:
         def rate(step):
@@ -172,6 +185,13 @@ class Optim:
             rate = jnp.where(step == 0, self.lr, rate) if late else rate
             return rate if scale == 1.0 else scale * rate
 
+        if self.algorithm == "lamb":
+            return optax.chain(
+                lamb.adam_without_correction(*self.betas, self.eps),
+                optax.add_decayed_weights(decay),
+                lamb.by_trust_ratio(),
+                optax.scale_by_learning_rate(rate),
+            )
         if self.schedule == "onecycle":
             # Corrects the first moment by the decay of this step alone, as torch does.
             return optax.inject_hyperparams(optax.adamw)(

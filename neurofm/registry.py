@@ -9,6 +9,7 @@ from neurofm.errors import NeuroFMError
 from neurofm.task import Task
 
 BUILT_IN = {
+    "brainbert": "neurofm.models.brainbert:BrainBERT",
     "brainomni": "neurofm.models.brainomni:BrainOmni",
     "braintokenizer": "neurofm.models.braintokenizer:BrainTokenizer",
     "finetune": "neurofm.models.finetune:Finetune",

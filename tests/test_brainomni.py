@@ -15,7 +15,8 @@ from neurofm.config import Experiment, override
 from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_variables
 from neurofm.models.brainomni import BrainOmni
-from neurofm.nn.crisscross import CrissCross, dropout, rotate
+from neurofm.nn.crisscross import CrissCross, rotate
+from neurofm.nn.dropout import dropout
 from neurofm.step import draw_key, loss_and_grads
 
 BATCH = meeg_batch(OMNI)

@@ -1,11 +1,7 @@
 """Importing TRIBE: strict, from a training checkpoint too, with its styles told."""
 
-import io
 import json
-import pickle
 import sys
-import types
-import zipfile
 
 import numpy as np
 import pytest
@@ -57,56 +53,6 @@ def test_every_tensor_is_accounted_for_and_the_model_is_read_again(path, tmp_pat
     assert report.n_params == settings_of(path)["params"]
 
 
-class Stored:
-    """A storage, which a pickle of torch names but does not hold."""
-
-    def __init__(self, key, n):
-        self.key, self.n = key, n
-
-
-def torch_file(path, tensors, **beside):
-    """A checkpoint as torch writes it, without torch."""
-    utils, torch = types.ModuleType("torch._utils"), types.ModuleType("torch")
-
-    def _rebuild_tensor_v2():
-        raise AssertionError
-
-    kind = type("FloatStorage", (), {"__module__": "torch"})
-    _rebuild_tensor_v2.__module__ = "torch._utils"
-    _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
-    utils.__dict__["_rebuild_tensor_v2"] = _rebuild_tensor_v2
-    torch.__dict__["FloatStorage"] = kind
-
-    class Tensor:
-        def __init__(self, key, x):
-            self.key, self.x = key, x
-
-        def __reduce__(self):
-            strides = tuple(s // 4 for s in self.x.strides)
-            stored = Stored(self.key, self.x.size)
-            return _rebuild_tensor_v2, (stored, 0, self.x.shape, strides, False, {})
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, obj):
-            if isinstance(obj, Stored):
-                return ("storage", kind, obj.key, "cpu", obj.n)
-            return None
-
-    arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    state = {n: Tensor(str(i), x) for i, (n, x) in enumerate(arrays.items())}
-    raw = io.BytesIO()
-    sys.modules |= {"torch": torch, "torch._utils": utils}
-    try:
-        Pickler(raw, protocol=2).dump({"state_dict": state, **beside})
-    finally:
-        del sys.modules["torch"], sys.modules["torch._utils"]
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a/data.pkl", raw.getvalue())
-        for i, x in enumerate(arrays.values()):
-            archive.writestr(f"a/data/{i}", x.tobytes())
-    return path
-
-
 @each("tribe", keys=MODEL)
 def test_a_training_checkpoint_brings_its_build_arguments(path, tmp_path, monkeypatch):
     settings = settings_of(path)
@@ -118,7 +64,9 @@ def test_a_training_checkpoint_brings_its_build_arguments(path, tmp_path, monkey
     own = {f"model.{name}": x for name, x in tensors_of(path).items()}
     for name in ("torch", "torch._utils"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    weights = torch_file(tmp_path / "w.ckpt", own, model_build_args=built)
+    weights = torch_archives.torch_file(
+        tmp_path / "w.ckpt", own, model_build_args=built
+    )
     _, config = written(tmp_path, {}, {"heads": settings["heads"]})
     task = (
         import_model("tribe", weights, tmp_path / "m", config)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
+import tiny_ieeg
 import tiny_meeg
 import tiny_tribe
 from tiny_models import TRAINABLE as TINY
@@ -172,6 +173,7 @@ SYSTEMS = {
     "brainomni": tiny_meeg.OMNI,
     "finetune": Finetune(task=TINY, head="mlp", dropout=0.25),
     "tribe": tiny_tribe.TRIBE,
+    "brainbert": tiny_ieeg.BERT,
 }
 
 
@@ -185,6 +187,8 @@ def batch_of(task, rows):
         return {**batch_of(task.task, rows), "label": label}
     if task.name == "tribe":
         return tiny_tribe.tribe_batch(task, rows)
+    if task.name == "brainbert":
+        return tiny_ieeg.electrode_batch(task, rows)
     return tiny_meeg.meeg_batch(task, rows)
 
 
@@ -326,6 +330,7 @@ def test_every_system_has_a_tiny_form_here():
         ("brainomni", 4),
         ("finetune", 2),
         ("tribe", 4),
+        ("brainbert", 4),
     ],
 )
 def test_accumulation_changes_nothing(name, accumulate):
@@ -557,6 +562,7 @@ def equals_one_device(name, sizes, accumulate):
 
 SPREAD_OVER = ("line", "wavjepa", "tribe")
 CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in SPREAD_OVER for s in SPREAD}
+CASES["brainbert, data=8"] = "brainbert", Mesh(data=8)
 CASES["wavjepa in rooms, data=8, accumulated"] = "wavjepa in rooms", Mesh(data=8), 2
 
 

@@ -6,7 +6,14 @@ writes `tests/fixtures/torch` anew; tests read it without torch, and write and r
 again where torch is installed.
 """
 
+import io
+import pickle
+import sys
+import types
+import zipfile
 from pathlib import Path
+
+import numpy as np
 
 FOLDER = Path(__file__).parent / "fixtures" / "torch"
 
@@ -86,6 +93,56 @@ def write(folder: Path) -> None:
     torch.save(lightning(), folder / "lightning.ckpt")
     old = {"x": torch.arange(24.0)}
     torch.save(old, folder / "old.pt", _use_new_zipfile_serialization=False)
+
+
+class Stored:
+    """A storage, which a pickle of torch names but does not hold."""
+
+    def __init__(self, key, n):
+        self.key, self.n = key, n
+
+
+def torch_file(path, tensors, under="state_dict", **beside):
+    """A checkpoint as torch writes it, made without it; tensors lie `under` a name."""
+    utils, torch = types.ModuleType("torch._utils"), types.ModuleType("torch")
+
+    def _rebuild_tensor_v2():
+        raise AssertionError
+
+    kind = type("FloatStorage", (), {"__module__": "torch"})
+    _rebuild_tensor_v2.__module__ = "torch._utils"
+    _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
+    utils.__dict__["_rebuild_tensor_v2"] = _rebuild_tensor_v2
+    torch.__dict__["FloatStorage"] = kind
+
+    class Tensor:
+        def __init__(self, key, x):
+            self.key, self.x = key, x
+
+        def __reduce__(self):
+            strides = tuple(s // 4 for s in self.x.strides)
+            stored = Stored(self.key, self.x.size)
+            return _rebuild_tensor_v2, (stored, 0, self.x.shape, strides, False, {})
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj):
+            if isinstance(obj, Stored):
+                return ("storage", kind, obj.key, "cpu", obj.n)
+            return None
+
+    arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    state = {n: Tensor(str(i), x) for i, (n, x) in enumerate(arrays.items())}
+    raw = io.BytesIO()
+    sys.modules |= {"torch": torch, "torch._utils": utils}
+    try:
+        Pickler(raw, protocol=2).dump({under: state, **beside})
+    finally:
+        del sys.modules["torch"], sys.modules["torch._utils"]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", raw.getvalue())
+        for i, x in enumerate(arrays.values()):
+            archive.writestr(f"a/data/{i}", x.tobytes())
+    return path
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from neurofm.contract import BatchSpec, Field
 from neurofm.errors import NeuroFMError
@@ -44,6 +44,7 @@ class Finetune(Task):
         run takes them from its data. Empty: 0 and 1.
       layer: of `task.read`, by name; or `mix`, a learned mix of all of them.
       pool: `mean` over tokens, or `attention`, see `nn.heads`.
+      center_tokens: how many in the middle of the window are pooled; 0 is all.
       head: `linear`, which starts at zero, or `mlp`: dropout, a hidden layer with
         SELU, a linear map (BrainOmni's released fine-tuning).
       hidden: H of the mlp; 0 is `task.width`.
@@ -69,6 +70,7 @@ class Finetune(Task):
     spread: tuple[float, ...] = ()
     layer: str = "last"
     pool: Literal["mean", "attention"] = "mean"
+    center_tokens: int = 0
     head: Literal["linear", "mlp"] = "linear"
     hidden: int = 0
     dropout: float = 0.0
@@ -185,7 +187,15 @@ class Finetune(Task):
         """Of the head, in float32; numbers in units of their spread."""
         layers = self._layers(reading.values)
         made = self._head(layers[0].shape[-1])
-        return made.outputs(head, layers, reading.mask, kept)
+        return made.outputs(head, layers, self._pooled(reading.mask), kept)
+
+    def _pooled(self, mask: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
+        if not self.center_tokens:
+            return mask
+        tokens = mask.shape[1]
+        first = tokens // 2 - self.center_tokens // 2
+        at = jnp.arange(tokens) - first
+        return mask & (at >= 0) & (at < self.center_tokens)
 
     # ---- one training step ----------------------------------------------------------
 
@@ -260,7 +270,7 @@ class Finetune(Task):
         made = self._outputs(variables["params"]["head"], reading)
         if self.answer == "numbers":
             made = made * self._spread + self._centre
-        here = reading.mask.astype(jnp.float32)
+        here = self._pooled(reading.mask).astype(jnp.float32)
         middle = (reading.times_s * here).sum(1) / jnp.maximum(here.sum(1), 1)
         some = reading.mask.any(1, keepdims=True)
         return Reading({"prediction": made[:, None]}, middle[:, None], some)

@@ -26,9 +26,10 @@ from neurofm.errors import NeuroFMError
 from neurofm.models import wavjepa_weights
 from neurofm.models.wavjepa_scenes import Scenes
 from neurofm.nn.attention import Attention
-from neurofm.nn.blocks import LayerNorm, Remat, Transformer, remat_savings
+from neurofm.nn.blocks import Remat, Transformer, remat_savings
 from neurofm.nn.conv import ConvLayer, ConvStem, hop_and_receptive_field, n_frames
 from neurofm.nn.linear import Linear
+from neurofm.nn.norms import LayerNorm
 from neurofm.nn.positions import sincos_channels
 from neurofm.nn.precision import Precision, compute_dtype, decided
 from neurofm.objectives import spread

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from neurofm.errors import NeuroFMError
 from neurofm.nn import kernels
 from neurofm.nn.linear import Initializer, Linear
+from neurofm.nn.norms import LayerNorm
 from neurofm.parallel.mesh import Platform, platform
 from neurofm.parallel.sharding import constrain, on_shards
 
@@ -134,20 +135,30 @@ class SelfAttention(nn.Module):
       kernel_init: of all four kernels; by default those of q, k and v start
         Xavier-uniform over the fused `(3D, D)` matrix, as torch's `MultiheadAttention`
         leaves them.
+      out_init: of the projection's alone, if it differs.
       use_bias: whether the four maps have one.
+      head_width: K; 0 is D / H.
+      norm_eps: of a LayerNorm over every head's queries, and one over its keys, whose
+        gains all heads share; None is none.
       turn: what is done to queries and keys, such as `nn.positions.rotate`.
     """
 
     heads: int
     attention: Attention = "auto"
     kernel_init: Initializer | None = None
+    out_init: Initializer | None = None
     use_bias: bool = True
+    head_width: int = 0
+    norm_eps: float | None = None
     turn: Callable[[Float[Array, "B S H K"]], Float[Array, "B S H K"]] | None = None
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
+        self,
+        x: Float[Array, "B S D"],
+        visible: Bool[Array, "B S"] | None,
+        drop: Drop | None = None,
     ) -> Float[Array, "B S D"]:
         width = x.shape[-1]
         bound = (6 / (4 * width)) ** 0.5
@@ -155,9 +166,9 @@ class SelfAttention(nn.Module):
         def qkv_init(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-        shape = (self.heads, width // self.heads)
+        shape = (self.heads, self.head_width or width // self.heads)
         dense = functools.partial(Linear, use_bias=self.use_bias, dtype=self.dtype)
-        out_init = self.kernel_init or nn.initializers.normal(0.02)
+        out_init = self.out_init or self.kernel_init or nn.initializers.normal(0.02)
         query, key, value = (
             constrain(
                 dense(
@@ -170,9 +181,12 @@ class SelfAttention(nn.Module):
             )
             for name in ("query", "key", "value")
         )
+        if self.norm_eps is not None:
+            query = LayerNorm(self.norm_eps, name="norm_query")(query)
+            key = LayerNorm(self.norm_eps, name="norm_key")(key)
         if self.turn is not None:
             query, key = self.turn(query), self.turn(key)
-        mixed = attend(query, key, value, visible, self.attention)
+        mixed = attend(query, key, value, visible, self.attention, drop)
         axes = ("heads", "kv", "embed")
         out = dense((width,), 2, kernel_init=out_init, axes=axes, name="out")
         return out(mixed)

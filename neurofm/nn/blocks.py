@@ -3,16 +3,20 @@
 Axes: B batch, S tokens, D width, L blocks.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neurofm.nn.attention import Attention, SelfAttention
-from neurofm.nn.linear import Linear
+from neurofm.nn.dropout import dropout
+from neurofm.nn.linear import Initializer, Linear
+from neurofm.nn.norms import LayerNorm
 from neurofm.parallel.sharding import constrain
 
 Remat = Literal["none", "block", "selective"]
@@ -50,45 +54,94 @@ def remat_savings(remat: Remat) -> tuple[str, ...]:
     return () if remat != "none" else ("task.remat=selective", "task.remat=block")
 
 
-class LayerNorm(nn.Module):
-    """LayerNorm in float32 with the two-pass variance, cast back to `x.dtype`."""
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Shares that dropout zeroes in a block.
 
-    eps: float
+    Attributes:
+      weights: of the attention weights.
+      attended: of what attention gives.
+      hidden: of the feed-forward, after its activation.
+      out: of what the feed-forward gives.
+    """
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        y = x.astype(jnp.float32)
-        y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
-        return (y * scale + bias).astype(x.dtype)
+    weights: float = 0.0
+    attended: float = 0.0
+    hidden: float = 0.0
+    out: float = 0.0
+
+
+SITES = 4  # of a block, where dropout acts
+
+# How a scan gives its inputs to a block that drops: visible keys, the layer, keys.
+BY_LAYER = (nn.broadcast, 0, nn.broadcast)
 
 
 class PostNormBlock(nn.Module):
-    """`x = LN(x + attention(x)); x = LN(x + W2 gelu(W1 x))`, exact GELU."""
+    """`x = LN(x + attention(x)); x = LN(x + W2 gelu(W1 x))`, exact GELU.
+
+    Attributes:
+      mlp_width: of the hidden layer; 0 is `mlp_ratio` times D.
+      activation: of the hidden layer, if not GELU.
+      qkv_init: initializer of queries, keys and values, if not that of the layer.
+      kernel_init: that of the other maps, by the number of their inputs.
+      head_width, norm_eps: of attention, see `SelfAttention`.
+      rates: of dropout, where keys are given.
+    """
 
     heads: int
     mlp_ratio: int = 4
     eps: float = 1e-6
     attention: Attention = "auto"
+    mlp_width: int = 0
+    activation: Callable[[Array], Array] = partial(nn.gelu, approximate=False)
+    qkv_init: Initializer | None = None
+    kernel_init: Callable[[int], Initializer] | None = None
+    head_width: int = 0
+    norm_eps: float | None = None
+    rates: Rates = Rates()
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S D"], visible: Bool[Array, "B S"] | None
+        self,
+        x: Float[Array, "B S D"],
+        visible: Bool[Array, "B S"] | None,
+        layer: Int[Array, ""] | None = None,
+        keys: UInt32[Array, "B 2"] | None = None,
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
         width = x.shape[-1]
         x = constrain(x, "batch", "token", "embed")
-        attn = SelfAttention(self.heads, self.attention, dtype=self.dtype, name="attn")
-        x = LayerNorm(self.eps, name="norm_attn")(x + attn(x, visible))
-        dense = partial(Linear, dtype=self.dtype)
-        wide = self.mlp_ratio * width
-        hidden = dense((wide,), axes=("embed", "mlp"), name="mlp_in")(x)
+
+        def drop(x: Float[Array, "B ..."], rate: float, site: int) -> Array:
+            if layer is None or keys is None or rate == 0:
+                return x
+            return dropout(x, keys, rate, SITES * layer + site)
+
+        inner = self.heads * self.head_width or width
+        wide = self.mlp_width or self.mlp_ratio * width
+        init = self.kernel_init or (lambda _: nn.initializers.normal(0.02))
+        attn = SelfAttention(
+            self.heads,
+            self.attention,
+            self.qkv_init,
+            out_init=init(inner),
+            head_width=self.head_width,
+            norm_eps=self.norm_eps,
+            dtype=self.dtype,
+            name="attn",
+        )
+        holed = keys is not None and self.rates.weights > 0
+        some = partial(drop, rate=self.rates.weights, site=0) if holed else None
+        attended = drop(attn(x, visible, some), self.rates.attended, 1)
+        x = LayerNorm(self.eps, name="norm_attn")(x + attended)
+        into = partial(Linear, kernel_init=init(width), dtype=self.dtype)
+        back = partial(Linear, kernel_init=init(wide), dtype=self.dtype)
+        hidden = into((wide,), axes=("embed", "mlp"), name="mlp_in")(x)
         hidden = constrain(hidden, "batch", "token", "mlp")
-        hidden = nn.gelu(hidden, approximate=False)
-        hidden = dense((width,), axes=("mlp", "embed"), name="mlp_out")(hidden)
-        x = LayerNorm(self.eps, name="norm_mlp")(x + hidden)
+        hidden = drop(self.activation(hidden), self.rates.hidden, 2)
+        hidden = back((width,), axes=("mlp", "embed"), name="mlp_out")(hidden)
+        x = LayerNorm(self.eps, name="norm_mlp")(x + drop(hidden, self.rates.out, 3))
         return x, x  # carry and output of the scan over blocks
 
 

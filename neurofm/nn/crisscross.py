@@ -10,12 +10,12 @@ from functools import partial
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neurofm.nn.attention import Attention, attend
 from neurofm.nn.blocks import Remat, scanned
+from neurofm.nn.dropout import dropout
 from neurofm.nn.linear import Linear
 from neurofm.nn.norms import RMSNorm
 from neurofm.nn.positions import rotary_angles
@@ -43,19 +43,6 @@ def rotate(x: Float[Array, "B A T H K"], rope: Rope) -> Float[Array, "B A T H K"
     else:
         turned = a * cos - b * sin, a * sin + b * cos
     return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
-
-
-def dropout(
-    x: Float[Array, "B ..."], keys: UInt32[Array, "B 2"], rate: float, site: Array
-) -> Float[Array, "B ..."]:
-    """Zero a share of every example by its own key, the rest scaled up."""
-
-    def one(key, row):
-        key = jax.random.fold_in(jax.random.wrap_key_data(key), site)
-        kept = jax.random.bernoulli(key, 1 - rate, row.shape)
-        return jnp.where(kept, row / (1 - rate), 0)
-
-    return jax.vmap(one)(keys, x)
 
 
 class SequenceAttention(nn.Module):

@@ -6,6 +6,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+class LayerNorm(nn.Module):
+    """LayerNorm in float32 with the two-pass variance, cast back to `x.dtype`."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        return (y * scale + bias).astype(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x^2) + eps) * scale` in float32, cast back to `x.dtype`."""
 

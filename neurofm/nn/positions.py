@@ -16,6 +16,12 @@ def sincos(n_tokens: int, width: int) -> Float[np.ndarray, "S D"]:
     return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
 
 
+def sincos_interleaved(n_tokens: int, width: int) -> Float[np.ndarray, "S D"]:
+    """The same, sines in even features and cosines in odd ones."""
+    table = sincos(n_tokens, width).reshape(n_tokens, 2, width // 2)
+    return table.swapaxes(1, 2).reshape(n_tokens, width)
+
+
 def sincos_channels(
     n_tokens: int, width: int, n_chans: int
 ) -> Float[np.ndarray, "CS D"]:

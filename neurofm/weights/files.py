@@ -23,9 +23,9 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     The kind of file is told by its first bytes, not by its name. bfloat16 comes back
     as float32 (exact), all else as it was stored. Of a torch file the tensors are those
-    under `state_dict` where there is one, else those at the top. In an `.npz` that
-    marks its weights by the prefix `w/`, the marked arrays alone are returned, without
-    the prefix.
+    under `state_dict` or `model` where there is one, else those at the top. In an
+    `.npz` that marks its weights by the prefix `w/`, the marked arrays alone are
+    returned, without the prefix.
 
     Raises:
       NeuroFMError: a missing, damaged or unknown file, a pickle from before torch 1.6,

@@ -45,10 +45,16 @@ class Taker:
 
 
 def stacked(trees: list[Tree]) -> Tree:
-    """Trees of the same names as one, their arrays stacked along a leading axis."""
-    return {
-        k: stacked([t[k] for t in trees])
-        if isinstance(trees[0][k], dict)
-        else np.stack([t[k] for t in trees])
-        for k in trees[0]
-    }
+    """Trees of the same names as one, their arrays stacked along a leading axis.
+
+    Where one is missing there is no stack either; `Official.missing` names it.
+    """
+    out: Tree = {}
+    for name, first in trees[0].items():
+        each = [tree[name] for tree in trees]
+        if isinstance(first, dict):
+            out[name] = stacked(each)
+        else:
+            whole = all(x.size for x in each)
+            out[name] = np.stack(each) if whole else np.zeros(0, np.float32)
+    return out

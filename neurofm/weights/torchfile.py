@@ -66,7 +66,7 @@ class _Tensor(NamedTuple):
 
 
 def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    """The tensors under `state_dict`, or at the top where there is no such entry.
+    """The tensors under `state_dict` or `model`, or at the top without such an entry.
 
     Raises:
       NeuroFMError: TorchScript, big-endian numbers, no tensors, or a damaged file.
@@ -135,8 +135,9 @@ def _top(archive: zipfile.ZipFile) -> tuple[str, Any]:
 
 
 def _state(path: str, top: Any) -> dict[str, _Tensor]:
-    nested = top.get("state_dict") if isinstance(top, dict) else None
-    state = nested if isinstance(nested, dict) else top
+    found = top if isinstance(top, dict) else {}
+    nested = [found[name] for name in ("state_dict", "model") if name in found]
+    state = next((x for x in nested if isinstance(x, dict)), top)
     entries = state if isinstance(state, dict) else {}
     names = [name for name in entries if isinstance(name, str)]
     tensors = {n: entries[n] for n in names if isinstance(entries[n], _Tensor)}
@@ -144,8 +145,8 @@ def _state(path: str, top: Any) -> dict[str, _Tensor]:
     if not tensors:
         held = ", ".join(others[:9]) or "nothing by name"
         raise NeuroFMError(
-            f"{path} has no tensors at its top nor under 'state_dict' (it holds "
-            f"{held}): save the model's state_dict alone"
+            f"{path} has no tensors at its top, nor under 'state_dict' or 'model' (it "
+            f"holds {held}): save the model's state_dict alone"
         )
     if others:
         _log.warning(
