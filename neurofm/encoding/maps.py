@@ -61,12 +61,14 @@ class Grayordinates(NamedTuple):
 
     def image(self, scores: Mapping[str, Float[np.ndarray, " V"]]) -> Any:
         """A CIFTI image with a map a score."""
-        from nibabel.cifti2 import Cifti2Image, ScalarAxis
+        from nibabel.cifti2.cifti2 import Cifti2Image
+        from nibabel.cifti2.cifti2_axes import ScalarAxis
 
         maps = ScalarAxis(list(scores))
         x = np.stack(list(scores.values())).astype(np.float32)
         found = Cifti2Image(x, header=(maps, self.axis))
-        found.nifti_header.set_intent(3008 if self.parcels else 3006)
+        header: Any = found.nifti_header
+        header.set_intent(3008 if self.parcels else 3006)
         return found
 
 
@@ -144,7 +146,7 @@ def _numbered(path: Path, labels: np.ndarray, info: DatasetInfo) -> np.ndarray:
 def _grayordinates(
     path: Path, image: Any, labels: np.ndarray, info: DatasetInfo
 ) -> Grayordinates:
-    from nibabel.cifti2 import ParcelsAxis
+    from nibabel.cifti2.cifti2_axes import ParcelsAxis
 
     models = image.header.get_axis(1)
     if info.n_chans == len(labels):

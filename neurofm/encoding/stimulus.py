@@ -277,8 +277,9 @@ def _tell_early_ends(early: Sequence[Early], tr_s: float) -> None:
 def _tell_masked(found: Sequence[Run], brain: Dataset) -> None:
     """Name the first region that a subject has no score for, and the run to blame."""
     for name in sorted({run.subject for run in found}):
-        each = {r.name: np.isnan(r.Y).any(0) for r in found if r.subject == name}
-        masked = np.any(list(each.values()), 0)
+        mine = [run for run in found if run.subject == name]
+        each = np.stack([np.isnan(run.Y).any(0) for run in mine])
+        masked = each.any(0)
         if masked.any():
             first = int(masked.argmax())
             _log.warning(
@@ -288,7 +289,7 @@ def _tell_masked(found: Sequence[Run], brain: Dataset) -> None:
                 len(masked),
                 name,
                 brain.info.ch_names[first],
-                next(run for run, its in each.items() if its[first]),
+                mine[int(each[:, first].argmax())].name,
             )
 
 
