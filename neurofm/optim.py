@@ -43,6 +43,8 @@ class Optim:
       lr: peak learning rate.
       betas, eps: Adam's moments.
       weight_decay: decay of every trained tensor.
+      weight_decay_end: where that ends after half a cosine over the run; None leaves it
+        as it is. A group with a decay of its own keeps it.
       clip_norm: global gradient norm above which gradients are scaled down; 0 is off.
       warmup: share of the run over which the rate rises; it then falls as half a cosine
         to `floor` of the peak at the end of the run.
@@ -70,6 +72,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.04
+    weight_decay_end: float | None = None
     clip_norm: float = 5.0
     warmup: float = 100_000 / 375_000
     warmup_form: Literal["linear", "log"] = "linear"
@@ -102,6 +105,11 @@ class Optim:
             raise NeuroFMError(
                 "optim.algorithm=lamb has no moment that cycles: set optim.schedule to "
                 "cosine or stairs"
+            )
+        if self.algorithm == "lamb" and self.weight_decay_end is not None:
+            raise NeuroFMError(
+                "optim.algorithm=lamb has one weight decay all along: leave "
+                "optim.weight_decay_end out"
             )
         if not self.layers and (self.layer_decay != 1 or self.unfreeze):
             raise NeuroFMError(
@@ -148,6 +156,12 @@ class Optim:
             falling = self.floor + (1 - self.floor) * falling
         return self.lr * jnp.where(step < warm, rising, falling)
 
+    def decay(self, step: Int[Array, ""], total_steps: int) -> Float[Array, ""]:
+        """Weight decay used at step `step`."""
+        start, end = self.weight_decay, self.weight_decay_end
+        end = start if end is None else end
+        return end + (start - end) * (1 + jnp.cos(jnp.pi * step / total_steps)) / 2
+
     def first_decay(self, step: Int[Array, ""], total_steps: int) -> Float[Array, ""]:
         """Decay of Adam's first moment at step `step` of a `onecycle` run."""
         at = averaging.frozen_at(step, total_steps, self.swa_epochs)
@@ -164,27 +178,34 @@ class Optim:
 
     def _by_group(self, total_steps: int) -> optax.GradientTransformation:
         if not self.groups:
-            return self._part(total_steps, 1.0, self.weight_decay, late=False)
+            return self._part(total_steps, 1.0, None, late=False)
         parts: dict[Hashable, optax.GradientTransformation] = {}
-        parts[REST] = self._part(total_steps, 1.0, self.weight_decay, late=False)
+        parts[REST] = self._part(total_steps, 1.0, None, late=False)
         for i, group in enumerate(self.groups):
-            decay = group.weight_decay
             parts[f"group_{i}"] = self._part(
                 total_steps,
                 group.lr_scale,
-                self.weight_decay if decay is None else decay,
+                group.weight_decay,
                 late=self.first_step == "released",
             )
         return optax.partition(parts, self.labels)
 
     def _part(
-        self, total_steps: int, scale: float, decay: float, late: bool
+        self, total_steps: int, scale: float, own_decay: float | None, late: bool
     ) -> optax.GradientTransformation:
+        """Of one group; without a decay of its own it takes that of all."""
+
         def rate(step):
             rate = self.learning_rate(jnp.asarray(step), total_steps)
             rate = jnp.where(step == 0, self.lr, rate) if late else rate
             return rate if scale == 1.0 else scale * rate
 
+        def scheduled(step):
+            return self.decay(jnp.asarray(step), total_steps)
+
+        decay: Any = self.weight_decay if own_decay is None else own_decay
+        if own_decay is None and self.weight_decay_end is not None:
+            decay = scheduled
         if self.algorithm == "lamb":
             return optax.chain(
                 lamb.adam_without_correction(*self.betas, self.eps),
@@ -201,7 +222,10 @@ class Optim:
                 eps=self.eps,
                 weight_decay=decay,
             )
-        return optax.adamw(
+        adamw = optax.adamw
+        if decay is scheduled:
+            adamw = optax.inject_hyperparams(adamw)
+        return adamw(
             rate,
             b1=self.betas[0],
             b2=self.betas[1],

@@ -9,6 +9,7 @@ from neurofm.errors import NeuroFMError
 from neurofm.task import Task
 
 BUILT_IN = {
+    "brain_semantoks": "neurofm.models.brain_semantoks:BrainSemantoks",
     "brainbert": "neurofm.models.brainbert:BrainBERT",
     "brainomni": "neurofm.models.brainomni:BrainOmni",
     "braintokenizer": "neurofm.models.braintokenizer:BrainTokenizer",

@@ -372,7 +372,9 @@ def test_every_parameter_of_a_shipped_config_has_its_place_on_a_mesh(name, shape
         shape[2] > 1 and "teacher" in variables["slow"]
     ):  # the teacher lies as its student does
         both, _ = state_shardings(variables, variables["params"], mesh, task.rules())
-        assert both["slow"]["teacher"] == placed["encoder"]
+        teacher = both["slow"]["teacher"]
+        whole = teacher.keys() == placed.keys()  # a teacher of all, or of the encoder
+        assert teacher == (placed if whole else placed["encoder"])
 
 
 def test_both_stages_of_brainomni_are_as_large_as_published():

@@ -121,3 +121,25 @@ def test_the_first_path_that_is_found_decides():
 def test_groups_that_cannot_be_are_refused(fields, message):
     with pytest.raises(NeuroFMError, match=message):
         replace(LOG, **fields).build(40).init(PARAMS)
+
+
+def test_weight_decay_follows_half_a_cosine_and_groups_keep_their_own():
+    optim = Optim(
+        lr=0.5,
+        weight_decay=0.1,
+        weight_decay_end=0.4,
+        warmup=0.0,
+        floor=1.0,
+        groups=(Group(path="head", weight_decay=0.0), Group(path="norm")),
+    )
+    total = 6
+    optimizer = optim.build(total)
+    state, zero = optimizer.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)
+    for t in range(total):
+        delta, state = optimizer.update(zero, state, PARAMS)
+        decay = 0.4 + (0.1 - 0.4) * (1 + math.cos(math.pi * t / total)) / 2
+        assert float(optim.decay(jnp.int32(t), total)) == pytest.approx(decay)
+        for name in ("quantizer", "norm"):  # without slopes, decay alone moves them
+            (moved,), (x,) = jax.tree.leaves(delta[name]), jax.tree.leaves(PARAMS[name])
+            np.testing.assert_allclose(moved, -0.5 * decay * x, rtol=1e-5)
+        assert not np.any(delta["head"]["kernel"])

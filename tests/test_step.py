@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
+import tiny_fmri
 import tiny_ieeg
 import tiny_meeg
 import tiny_tribe
@@ -174,6 +175,7 @@ SYSTEMS = {
     "finetune": Finetune(task=TINY, head="mlp", dropout=0.25),
     "tribe": tiny_tribe.TRIBE,
     "brainbert": tiny_ieeg.BERT,
+    "brain_semantoks": tiny_fmri.SEMANTOKS,
 }
 
 
@@ -189,6 +191,8 @@ def batch_of(task, rows):
         return tiny_tribe.tribe_batch(task, rows)
     if task.name == "brainbert":
         return tiny_ieeg.electrode_batch(task, rows)
+    if task.name == "brain_semantoks":
+        return tiny_fmri.fmri_batch(task, rows)
     return tiny_meeg.meeg_batch(task, rows)
 
 
@@ -361,6 +365,18 @@ def test_draws_without_the_batch_axis_are_refused():
     run, state = train_step(Wrong(), OPTIM, STEPS, 1, seed=0), new_line()
     with pytest.raises(ValueError, match=r"draws\['shown'\] has shape \(3, 3\).*\(8\)"):
         jax.eval_shape(run, state, {}, line_batch())
+
+
+def test_the_coding_rate_refuses_accumulation():
+    task = tiny_fmri.SEMANTOKS
+    with pytest.raises(NeuroFMError, match=r"loss of brain_semantoks compares"):
+        jax.eval_shape(
+            lambda v, b, d: loss_and_grads(
+                task, v["params"], v, b, d, jnp.int32(0), accumulate=2
+            ),
+            variables_of(task),
+            *drawn(task),
+        )
 
 
 def test_accumulation_of_a_loss_that_couples_the_batch_is_refused():
@@ -563,6 +579,10 @@ def equals_one_device(name, sizes, accumulate):
 SPREAD_OVER = ("line", "wavjepa", "tribe")
 CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in SPREAD_OVER for s in SPREAD}
 CASES["brainbert, data=8"] = "brainbert", Mesh(data=8)
+CASES |= {
+    f"brain_semantoks, {s}": ("brain_semantoks", *SPREAD[s])
+    for s in ("data=8", "fsdp=8")
+}
 CASES["wavjepa in rooms, data=8, accumulated"] = "wavjepa in rooms", Mesh(data=8), 2
 
 

@@ -52,7 +52,40 @@ def facts(datasets: Sequence[Dataset]) -> Facts:
             f"the features are at different rates in Hz ({told}): prepare them again "
             "with one --sfreq"
         )
-    first, *others = brains.values()
+    stores = list(brains.values())
+    tr_s = common_tr(stores)
+    people = {name for d in brains.values() for name in subject_names(d)}
+    return Facts(
+        stimuli.sizes(list(features.values())),
+        tuple(sorted(people)),
+        regions(stores),
+        tr_s,
+        rates.pop(),
+    )
+
+
+def atlas(datasets: Sequence[Dataset]) -> tuple[tuple[str, ...], float]:
+    """Regions and repetition time of fMRI stores that are used by themselves.
+
+    Raises:
+      NeuroFMError: a store of another kind, or stores that do not fit each other.
+    """
+    for dataset in datasets:
+        if dataset.info.kind != "fmri":
+            raise NeuroFMError(
+                f"{dataset.path} holds {dataset.info.kind}: this task takes fMRI, "
+                "which `neurofm prepare fmri SRC --out DIR` makes"
+            )
+    return regions(datasets), common_tr(datasets)
+
+
+def common_tr(brains: Sequence[Dataset]) -> float:
+    """The repetition time of fMRI stores in seconds.
+
+    Raises:
+      NeuroFMError: they have several.
+    """
+    first, *others = brains
     for other in others:
         if abs(tr_of(other) - tr_of(first)) > 1e-6:
             raise NeuroFMError(
@@ -60,14 +93,7 @@ def facts(datasets: Sequence[Dataset]) -> Facts:
                 f"{other.path} one of {tr_of(other):g} s: prepare one again with "
                 f"--tr {tr_of(first):g}"
             )
-    people = {name for d in brains.values() for name in subject_names(d)}
-    return Facts(
-        stimuli.sizes(list(features.values())),
-        tuple(sorted(people)),
-        regions(list(brains.values())),
-        tr_of(first),
-        rates.pop(),
-    )
+    return tr_of(first)
 
 
 def by_kind(

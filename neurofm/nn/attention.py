@@ -140,6 +140,7 @@ class SelfAttention(nn.Module):
       head_width: K; 0 is D / H.
       norm_eps: of a LayerNorm over every head's queries, and one over its keys, whose
         gains all heads share; None is none.
+      out_bias: whether the last of them has one, where that is told apart.
       turn: what is done to queries and keys, such as `nn.positions.rotate`.
     """
 
@@ -148,6 +149,7 @@ class SelfAttention(nn.Module):
     kernel_init: Initializer | None = None
     out_init: Initializer | None = None
     use_bias: bool = True
+    out_bias: bool | None = None
     head_width: int = 0
     norm_eps: float | None = None
     turn: Callable[[Float[Array, "B S H K"]], Float[Array, "B S H K"]] | None = None
@@ -167,7 +169,8 @@ class SelfAttention(nn.Module):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         shape = (self.heads, self.head_width or width // self.heads)
-        dense = functools.partial(Linear, use_bias=self.use_bias, dtype=self.dtype)
+        dense = functools.partial(Linear, dtype=self.dtype)
+        out_bias = self.use_bias if self.out_bias is None else self.out_bias
         out_init = self.out_init or self.kernel_init or nn.initializers.normal(0.02)
         query, key, value = (
             constrain(
@@ -175,6 +178,7 @@ class SelfAttention(nn.Module):
                     shape,
                     kernel_init=self.kernel_init or qkv_init,
                     axes=("embed", "heads", "kv"),
+                    use_bias=self.use_bias,
                     name=name,
                 )(x),
                 *("batch", "token", "heads", "kv"),
@@ -188,5 +192,12 @@ class SelfAttention(nn.Module):
             query, key = self.turn(query), self.turn(key)
         mixed = attend(query, key, value, visible, self.attention, drop)
         axes = ("heads", "kv", "embed")
-        out = dense((width,), 2, kernel_init=out_init, axes=axes, name="out")
+        out = dense(
+            (width,),
+            2,
+            kernel_init=out_init,
+            axes=axes,
+            use_bias=out_bias,
+            name="out",
+        )
         return out(mixed)

@@ -101,14 +101,16 @@ def import_model(
 
 
 def official_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without what wrappers add to names: the prefix `model.`, and `_orig_mod.`.
+    """Without what wrappers add to names: the prefixes `module.` and `model.`, and
+    `_orig_mod.`.
 
     Raises:
       NeuroFMError: two tensors would get the same name.
     """
     out: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        plain = name.replace("_orig_mod.", "").removeprefix("model.")
+        plain = name.replace("_orig_mod.", "").removeprefix("module.")
+        plain = plain.removeprefix("model.")
         if plain in out:
             raise NeuroFMError(
                 f"two tensors are both called {plain!r} once wrappers are taken off: "
