@@ -589,7 +589,10 @@ def evaluate_command(
 @click.argument("runs", nargs=-1, required=True, type=PLACE)
 @click.option("--out", type=PLACE, required=True)
 def report_command(runs: tuple[Place, ...], out: Place):
-    """Show runs, models and scores side by side in one HTML file."""
+    """Show runs, models and scores side by side in one HTML file.
+
+    An --out that ends in .md gets the tables alone, as Markdown.
+    """
     from neurofm.report.page import render
 
     render(runs, out)

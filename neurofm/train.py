@@ -189,6 +189,8 @@ def _pretrain(
     seconds_of_signal = spec.contract.window_samples / spec.contract.sfreq
     pending: dict[int, dict[str, jax.Array]] = {}
 
+    n_params = sum(x.size for x in jax.tree.leaves(wanted["params"]))
+
     def flops_of(batch: Batch) -> float:
         return task.sized(batch).flops(train.batch_size)
 
@@ -286,7 +288,7 @@ def _pretrain(
                 row = fetch()[step]
                 seen = {k: float(v) for k, v in summarise(sums).items()}
                 row |= {f"monitor/{k}": v for k, v in seen.items()}
-                row |= clock.row(devices.size)
+                row |= {"model/params": n_params} | clock.row(devices.size)
                 row |= hosts.of_all_processes(row)
                 record(step, row)
                 if "item_var" in seen:

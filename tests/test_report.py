@@ -429,3 +429,19 @@ def test_silence_has_a_spectrogram_too(tmp_path):
     save_png(figure, tmp_path / "silence.png", "nothing")
     assert (tmp_path / "silence.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["silence.png", "silence.txt"]
+
+
+def test_the_tables_come_as_markdown_too(run, tmp_path):
+    other = make_run(tmp_path / "a|b <i>", seed=1)
+    (other / "pretrained_on.txt").write_text("1" * 64 + "\n" + "2" * 64 + "\n")
+    out = render([run, other], tmp_path / "tables.md")
+    lines = [line for line in out.read_text().splitlines() if line]
+    rows = [line for line in lines if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+    head = next(line for line in rows if "a\\|b" in line)
+    assert "&lt;i>" in head
+    whole = dict(line.strip("| ").split(" | ", 1) for line in rows if line[2] != " ")
+    assert whole["recordings in training"].split(" | ") == ["", "2"]
+    scores = score_tables([read(run, "r").scores])[0]["rows"]
+    for name, (cell,) in scores.items():
+        assert cell in whole[name.replace("_", "\\_")]

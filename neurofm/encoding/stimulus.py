@@ -286,7 +286,7 @@ def _tell_masked(found: Sequence[Run], brain: Dataset) -> None:
                 "%d of %d regions of subject %s never change or have gaps in some run "
                 "and get no score (the first is %s, in run %s)",
                 masked.sum(),
-                len(masked),
+                each.shape[1],
                 name,
                 brain.info.ch_names[first],
                 mine[int(each[:, first].argmax())].name,

@@ -1,5 +1,7 @@
 """`neurofm report`: one self-contained HTML page about runs, models and scores.
 
+Or their tables as Markdown.
+
 A folder brings what it has; nothing of it is required alone:
 
     config.json     configuration
@@ -9,6 +11,7 @@ A folder brings what it has; nothing of it is required alone:
                     `differences` alike; `over_steps`: name -> [{step, mean, low, high}]
     figures/*.png   figures, each with its caption in a `.txt` beside it
     log.txt         lines with WARNING or ERROR
+    pretrained_on.txt   sha256 of the recordings that training could show
 """
 
 import base64
@@ -23,10 +26,12 @@ from typing import Any
 
 from neurofm import files, stores
 from neurofm.errors import NeuroFMError
+from neurofm.report import markdown
 from neurofm.report.curves import CURVES, Curves, draw_curves
 from neurofm.report.tables import (
     malformed,
     overview,
+    provenance,
     score_tables,
     side_by_side,
     systems,
@@ -51,6 +56,7 @@ class Source:
     rows: list[Row]
     figures: list[stores.Place]
     log_warnings: list[str]
+    n_seen: int
 
 
 def render(
@@ -58,16 +64,44 @@ def render(
 ) -> stores.Place:
     """Write the report of one folder, or of several side by side, to `out`.
 
+    A name that ends in `.md` gets the tables alone, as Markdown.
+
     Raises:
       NeuroFMError: a folder holds nothing to report, or a file in it is broken.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     paths = [stores.place(run) for run in runs]
     if not paths:
         raise NeuroFMError("there is nothing to report: give the folder of a run")
     sources = [read(p, name) for p, name in zip(paths, _names(paths), strict=True)]
+    out = stores.place(out)
+    names = [source.name for source in sources]
+    numbers = overview([s.rows for s in sources], [s.config for s in sources])
+    scores = score_tables([source.scores for source in sources])
+    made_of = provenance(
+        [source.config for source in sources],
+        [source.env for source in sources],
+        [source.scores for source in sources],
+        [source.n_seen for source in sources],
+    )
+    if out.suffix == ".md":
+        about = [("At the last logged step", numbers), ("What it is made of", made_of)]
+        page = markdown.tables(names, scores, about)
+    else:
+        page = _html(sources, numbers, scores, made_of)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(out, page)
+    return out
+
+
+def _html(
+    sources: Sequence[Source],
+    numbers: list[tuple[str, list[str]]],
+    scores: list[dict[str, Any]],
+    made_of: list[tuple[str, list[str]]],
+) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
     env = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -82,10 +116,11 @@ def render(
         # Markup goes into the page as it is: draw_curves escaped the names in it.
         return None if svg is None else (curves, Markup(svg))
 
-    page = env.get_template("report.html.j2").render(
+    return env.get_template("report.html.j2").render(
         names=[source.name for source in sources],
-        overview=overview(list(by_name.values()), [s.config for s in sources]),
-        scores=score_tables([source.scores for source in sources]),
+        overview=numbers,
+        scores=scores,
+        made_of=made_of,
         score_curves=drawn(*score_curves(sources)),
         curves=[d for c in _curves(sources) if (d := drawn(c, by_name))],
         figures=[figure for source in sources for figure in _embedded(source)],
@@ -93,10 +128,6 @@ def render(
         config=side_by_side([source.config for source in sources]),
         environment=side_by_side([source.env for source in sources]),
     )
-    out = stores.place(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(out, page)
-    return out
 
 
 def read(path: stores.Place, name: str) -> Source:
@@ -119,6 +150,7 @@ def read(path: stores.Place, name: str) -> Source:
         rows=read_rows(path / "metrics.jsonl"),
         figures=sorted((path / "figures").glob("*.png")),
         log_warnings=_log_warnings(path / "log.txt"),
+        n_seen=_n_lines(path / "pretrained_on.txt"),
     )
     if not (source.config or source.scores or source.rows):
         raise NeuroFMError(
@@ -225,6 +257,10 @@ def _json(path: stores.Place) -> dict[str, Any]:
     if not isinstance(obj, dict):
         raise NeuroFMError(f"{path} holds no JSON object: write it again")
     return obj
+
+
+def _n_lines(path: stores.Place) -> int:
+    return len(path.read_bytes().splitlines()) if path.is_file() else 0
 
 
 def _log_warnings(path: stores.Place) -> list[str]:

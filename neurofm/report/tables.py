@@ -25,12 +25,14 @@ def overview(
         if steps[i] and (total := total_steps(config)):
             steps[i] += f" of {total:,}"
     table = [
+        ("parameters", last("model/params", "{:,.0f}".format)),
         ("steps", steps),
         ("loss", last("train/loss", "{:.4f}".format)),
         ("held-out loss", last("eval/loss", "{:.4f}".format)),
         ("examples per second", last("throughput/examples_per_s", "{:,.1f}".format)),
         ("hours of signal per second", last("throughput/hours_per_s", "{:.3g}".format)),
         ("hours of signal seen", last("data/hours", "{:,.1f}".format)),
+        ("FLOP in all", last("throughput/flops_total", "{:.3g}".format)),
         ("FLOP per second", last("throughput/flops_per_s", "{:.3g}".format)),
         ("share of the peak (MFU)", last("throughput/mfu", "{:.1%}".format)),
         ("data wait", last("time/data_wait", "{:.1%}".format)),
@@ -47,6 +49,45 @@ def overview(
         ("saving", last("time/badput/checkpoint", "{:.0%}".format)),
         ("starting", last("time/badput/start", "{:.0%}".format)),
         ("lost to restarts", last("time/badput/lost", "{:.0%}".format)),
+    ]
+    return [(name, cells) for name, cells in table if any(cells)]
+
+
+def provenance(
+    configs: Sequence[Mapping[str, Any]],
+    envs: Sequence[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
+    n_seen: Sequence[int],
+) -> list[tuple[str, list[str]]]:
+    """What each folder was made of: (name, a cell a folder).
+
+    Args:
+      n_seen: how many recordings training could show; 0 where that is not known.
+    """
+
+    def short(digests: Any) -> str:
+        words = [digests] if isinstance(digests, str) else digests
+        return ", ".join(str(word)[:12] for word in words or ())
+
+    def found(tree: Mapping[str, Any], *path: str) -> Any:
+        for name in path:
+            tree = tree.get(name, {}) if isinstance(tree, Mapping) else {}
+        return tree or ""
+
+    def begun(config: Mapping[str, Any]) -> str:
+        frozen = found(config, "init", "frozen")
+        others = [str(v) for v in frozen.values()] if isinstance(frozen, dict) else []
+        return ", ".join([p for p in [found(config, "init", "path")] if p] + others)
+
+    given = [found(score, "given") for score in scores]
+    table = [
+        ("trained on the datasets", [short(found(env, "datasets")) for env in envs]),
+        ("recordings in training", [f"{n:,}" if n else "" for n in n_seen]),
+        ("starts from", [begun(config) for config in configs]),
+        ("weights", [short(found(config, "sha256", "params")) for config in configs]),
+        ("scores of", [", ".join(g) if isinstance(g, list) else "" for g in given]),
+        ("scored on", [short(found(score, "data", "hash")) for score in scores]),
+        ("neurofm", [str(found(env, "versions", "neurofm")) for env in envs]),
     ]
     return [(name, cells) for name, cells in table if any(cells)]
 
@@ -76,7 +117,7 @@ def score_tables(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for prefix, part in (("", "scores"), ("difference ", "differences")):
             for name, cell in systems(found.get(part, {})):
                 cells = table["rows"].setdefault(prefix + name, [""] * len(scores))
-                cells[i] = _score(cell, percent=metric == "accuracy")
+                cells[i] = _score(cell, percent=metric.endswith("accuracy"))
     return list(tables.values())
 
 

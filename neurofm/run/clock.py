@@ -132,9 +132,9 @@ class Clock:
 
         Returns:
           time/hours (of the run, without what was lost), data/hours (of signal seen),
-          time/wall_hours (since the first start), time/goodput (share of those spent
-          in steps), time/badput/* (shares of the other buckets); and, once a step was
-          not the process's first,
+          throughput/flops_total (of all steps and devices), time/wall_hours (since the
+          first start), time/goodput (share of those spent in steps), time/badput/*
+          (shares of the other buckets); and, once a step was not the process's first,
           time/step_s (waiting included), time/data_wait (share of it spent waiting),
           time/pace_s (with evaluation and checkpoints, since the process began),
           throughput/examples_per_s, throughput/hours_per_s (of signal),
@@ -146,6 +146,7 @@ class Clock:
         row = {
             "time/hours": kept / 3600,
             "data/hours": self.total.signal_s / 3600,
+            "throughput/flops_total": self.total.flops,
             "time/wall_hours": goodput.pop("wall_hours"),
             "time/goodput": goodput.pop("train"),
             **{f"time/badput/{name}": share for name, share in goodput.items()},
