@@ -539,8 +539,8 @@ def export_command(model: Place, out: Path, trunk: bool):
 
 @command("evaluate")
 @click.argument("given", nargs=-1, required=True, type=PLACE)
-@click.option("--suite", default="probe", show_default=True)
-@click.option("--data", type=PLACE, required=True)
+@click.option("--suite", default="probe", show_default=True, help="Or a TOML file.")
+@click.option("--data", type=PLACE, help="See the suite.")
 @click.option("--out", type=LOCAL, required=True)
 @click.option("--target", help="Column to predict; default the interval labels.")
 @click.option("--groups", help="Column that must not be on both sides of a split.")
@@ -574,7 +574,10 @@ def evaluate_command(
     """Score models or stored embeddings; several are seeds of one system.
 
     With --suite encoding, features or embeddings of stimuli, set side by side, are
-    scored by how well they predict the fMRI of --data.
+    scored by how well they predict the fMRI of --data; with similarity, saved
+    embeddings are compared layer by layer; with retrieval they are looked for among
+    those of --data; with zero-shot told by texts in --data; with hear models are
+    scored on task folders of HEAR. A file of yours can declare a suite.
     """
     from neurofm.evaluate import evaluate
 

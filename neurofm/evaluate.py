@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from neurofm import config, files, stores
@@ -43,15 +42,15 @@ from neurofm.eval.features import (
 from neurofm.eval.pieces import Pieces, Recordings
 from neurofm.eval.rhythms import band_power_candidates
 from neurofm.eval.scores import compare as compare_systems
-from neurofm.model import Model, abstract_batch, load
-from neurofm.registry import suggest
+from neurofm.eval.untrained import untrained
+from neurofm.model import Model, load
 from neurofm.report import page as report
 from neurofm.run.workdir import seen_by
-from neurofm.task import Task, Tree
+from neurofm.suites import declared
+from neurofm.task import Tree
 
 _log = logging.getLogger(__name__)
 
-SUITES = ("probe", "encoding")
 PAIRS = (("model", "untrained"), ("model", "baseline"), ("model", "supervised"))
 
 
@@ -79,9 +78,9 @@ class Entrant:
 def evaluate(
     given: Sequence[str | os.PathLike],
     *,
-    data: str | os.PathLike,
     out: str | os.PathLike,
-    suite: str = "probe",
+    data: str | os.PathLike | None = None,
+    suite: str | os.PathLike = "probe",
     target: str | None = None,
     groups: str | None = None,
     split: str | None = None,
@@ -101,10 +100,12 @@ def evaluate(
 
     Args:
       given: models or embedding folders; several are seeds of one system, averaged.
-      data: a prepared dataset, or a folder of sounds (prepared into OUT/records).
       out: folder of the results.
-      suite: `probe`; or `encoding`, where `given` are features or embeddings, set side
-        by side, and `data` is fMRI.
+      data: a prepared dataset, or a folder of sounds (prepared into OUT/records); of
+        other suites what `docs/suites.md` says.
+      suite: `probe`; `encoding`, where `given` are features or embeddings, set side by
+        side, and `data` is fMRI; another suite, or a file that declares one: see
+        `neurofm.suites.declared`.
       target, groups, split: see `neurofm.eval.examples.from_dataset`.
       around: of events in EEG and MEG, seconds before and after the onset, such as
         (-0.1, 0.8), that are read; by default the events themselves.
@@ -120,24 +121,40 @@ def evaluate(
     Raises:
       NeuroFMError: what was given cannot be scored, and why.
     """
-    if suite not in SUITES:
-        raise NeuroFMError(f"no suite is called {suite!r}: {suggest(suite, [*SUITES])}")
+    chosen = declared.read(suite)
     if not given:
         raise NeuroFMError("nothing was given to score: name a model or embeddings")
-    out = Path(out)
+    out, places = Path(out), [stores.place(path) for path in given]
     told = {"labels": labels, "pattern": pattern, "subdirs": subdirs}
-    asked = {"suite": suite, "target": target, "groups": groups, "split": split}
     of_encoding = {"delays": delays, "penalty": penalty, "floor": floor}
     of_encoding |= {"permutations": permutations, "subjects": subjects}
-    of_encoding |= {"atlas": atlas and Path(atlas), "submit": submit and Path(submit)}
-    if suite == "encoding":
-        _refuse_given({**asked, **told, "around": around, "suite": None}, suite)
-        places = [stores.place(path) for path in given]
-        wanted: Any = {k: v for k, v in of_encoding.items() if v is not None}
-        found = encoding.evaluate(places, stores.place(data), out, **wanted)
+    of_encoding |= {"atlas": atlas, "submit": submit}
+    of_events = {"split": split, "around": around}
+    if chosen.kind in declared.KINDS:
+        _refuse_given({**told, **of_events, **of_encoding}, chosen.name)
+        chosen = declared.with_options(chosen, target=target, groups=groups)
+        asked = {"suite": chosen.name, "target": target, "groups": groups}
+        asked |= {"kind": chosen.kind, "settings": chosen.settings}
+        at = None if data is None else stores.place(data)
+        found = declared.evaluate(chosen, places, at, out)
         return _finish({**asked, "given": [str(path) for path in given], **found}, out)
-    _refuse_given(of_encoding, suite)
-    entrants = [entrant(stores.place(path)) for path in given]
+    if data is None:
+        raise NeuroFMError(
+            f"the suite {chosen.name} needs what is to be predicted: name it as --data"
+        )
+    if chosen.kind == "encoding":
+        of_probe = {"target": target, "groups": groups, **of_events}
+        _refuse_given({**of_probe, **told}, chosen.name)
+        own = declared.with_options(chosen, **of_encoding).settings
+        found = encoding.evaluate(places, stores.place(data), out, **own)
+        asked = {"suite": chosen.name, "given": [str(path) for path in given]}
+        return _finish({**asked, **found}, out)
+    _refuse_given(of_encoding, chosen.name)
+    own = chosen.settings
+    target, groups = target or own.get("target"), groups or own.get("groups")
+    split, around = split or own.get("split"), around or own.get("around")
+    asked = {"suite": chosen.name, "target": target, "groups": groups, "split": split}
+    entrants = [entrant(path) for path in places]
     if any(e.system != entrants[0].system for e in entrants):
         raise NeuroFMError(
             "the models given are not seeds of one system (their tasks differ): "
@@ -280,34 +297,6 @@ def entrant(path: stores.Place) -> Entrant:
         system=config.to_json(model.task),
         seen=seen_by(path),
     )
-
-
-def untrained(model: Model, batch: Mapping[str, np.ndarray] | None = None) -> Model:
-    """The same network as it was before its first step (seed 0 where unknown).
-
-    The models that it leans on are untrained too. `batch` starts what starts from data
-    (codebooks); zeros where none is given.
-    """
-    seed = model.meta.get("config", {}).get("seed", 0)
-    if batch is None:
-        shapes = abstract_batch(model.task, 1)
-        batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
-    variables = _fresh(model.task, jax.random.key(seed), dict(batch))
-    return Model(
-        model.task,
-        jax.device_get(variables),
-        {"source": "untrained", "seed": seed},
-    )
-
-
-def _fresh(task: Task, key: jax.Array, batch: Tree) -> Tree:
-    frozen = {}
-    for i, name in enumerate(task.leans_on):
-        part: Task = getattr(task, name)
-        own = _fresh(part, jax.random.fold_in(key, i), batch)
-        frozen[name] = part.inference(own)
-    variables = jax.jit(task.init)(key, batch, frozen)
-    return {**variables, "frozen": frozen} if frozen else variables
 
 
 def first_batch(

@@ -55,7 +55,17 @@ def canonical(x: Float[np.ndarray, "N P"], y: Float[np.ndarray, "N Q"]) -> Canon
     Raises:
       NeuroFMError: a view is constant.
     """
-    first, second = basis(x), basis(y)
+    return between(basis(x), basis(y))
+
+
+def between(
+    first: Float[np.ndarray, "N _"], second: Float[np.ndarray, "N _"]
+) -> Canonical:
+    """Canonical correlations of two views given by what `basis` makes of them.
+
+    Raises:
+      NeuroFMError: a view is constant.
+    """
     if not first.shape[1] or not second.shape[1]:
         raise NeuroFMError(
             "one of the views is the same in all rows, so nothing correlates with it: "

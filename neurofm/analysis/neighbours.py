@@ -30,9 +30,13 @@ def mutual_knn(
             f"{k} neighbours of {len(x)} rows were asked for: ask for fewer than there "
             "are rows"
         )
-    first, second = nearest(x, k, clip), nearest(y, k, clip)
+    return agreement(nearest(x, k, clip), nearest(y, k, clip))
+
+
+def agreement(first: Int[np.ndarray, "N k"], second: Int[np.ndarray, "N k"]) -> float:
+    """Share of neighbours that are in both lists of a row."""
     shared = (first[:, :, None] == second[:, None, :]).sum((1, 2))
-    return float(shared.mean() / k)
+    return float(shared.mean() / first.shape[1])
 
 
 def nearest(

@@ -42,7 +42,7 @@ def targets(
 
 
 def cosine(
-    query: Float[np.ndarray, "Q D"], gallery: Float[np.ndarray, "N D"]
+    query: Float[np.ndarray, "Q D"], gallery: Float[np.ndarray, "N E"]
 ) -> Float[np.ndarray, "Q N"]:
     """Similarity of every query with every candidate; 0 with a vector of zeros.
 

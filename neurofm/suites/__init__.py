@@ -1,0 +1,1 @@
+"""Suites of `neurofm evaluate --suite`: what is measured, declared as data."""
