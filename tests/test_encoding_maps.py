@@ -67,6 +67,8 @@ def test_voxels_of_an_atlas_hold_the_scores_of_their_regions(made):
 
 
 def test_without_known_anatomy_no_brain_is_drawn(made):
+    (made / "out" / "figures").mkdir(parents=True)
+    (made / "out" / "figures" / "brain_r.png").write_bytes(b"of an earlier evaluation")
     run(made)
     assert not list((made / "out" / "figures").glob("brain_*"))
     assert not list((made / "out" / "maps").glob("*.nii*"))

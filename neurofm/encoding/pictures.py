@@ -27,11 +27,14 @@ def draw(
 ) -> None:
     """Scores of all regions, of each one, by the delay, and beside their ceilings.
 
+    Figures of an earlier evaluation in the same folder go.
+
     Args:
       columns: the scores of every region by name, of each subject.
       curves: mean correlation with one delay alone, of each subject.
       curve_s: those delays.
     """
+    _clear(out)
     figure = _figure((10, 3))
     spread, strip, curve = figure.subplots(1, 3, width_ratios=(1, 2, 1))
     r = np.array([one["r"] for one in columns.values()])
@@ -152,6 +155,13 @@ def draw_brains(
             out / f"brain_{words}.png",
             f"{name} of each region, mean over subjects.",
         )
+
+
+def _clear(out: Path) -> None:
+    """Take away what an earlier evaluation drew here and this one may not."""
+    for name in ("ceilings.*", "partition.*", "brain_*"):
+        for path in out.glob(name):
+            path.unlink()
 
 
 def _figure(size: tuple[float, float]) -> Any:

@@ -103,28 +103,10 @@ def evaluate(
         permutations=permutations,
         block=_block(tr_s, found),
     )
-    people = sorted({run.subject for run in found})
-    scored: dict[str, Scored] = {}
-    seen_again: dict[str, Repeats | None] = {}
-    for name in people:
-        _log.info("fitting subject %s", name)
-        mine = [run for run in found if run.subject == name]
-        scored[name] = score(name, mine, settings)
-        seen_again[name] = repeats.own(scored[name].tested, tr_s)
-        if (again := seen_again[name]) is not None:
-            scored[name].columns.update(repeats.ceilings(again, floor))
-        tested = [each.run for each in scored[name].tested]
-        if (others := repeats.intersubject_r(tested, found, tr_s)) is not None:
-            scored[name].columns["intersubject_r"] = others
-    means = np.array([mean_of_known(one.r) for one in scored.values()])
-    if np.isnan(means).any():
-        raise NeuroFMError(
-            f"subject {people[int(np.isnan(means).argmax())]} of {data} has no region "
-            "that changes in the runs it is tested on: check them with `neurofm check`"
-        )
+    scored, seen_again = _scored(found, settings, tr_s, floor)
     unseen = submission.predict(wanted, spaces, found, settings, tr_s)
-    out.mkdir(parents=True, exist_ok=True)
     columns = {name: one.columns for name, one in scored.items()}
+    out.mkdir(parents=True, exist_ok=True)
     _write_targets(out / "targets.parquet", columns, brain)
     curves = {name: one.curve for name, one in scored.items()}
     pictures.draw(out / "figures", columns, curves, [d * tr_s for d in settings.curve])
@@ -132,7 +114,6 @@ def evaluate(
     maps.write(out / "maps", columns, places)
     if unseen:
         submission.write(out / "submission.npy", unseen)
-    chance = np.array([mean_of_known(one["chance"]) for one in columns.values()])
     ceilings, undefined = _ceilings(columns)
     return {
         "metric": "correlation",
@@ -143,7 +124,6 @@ def evaluate(
         "repeats": {
             name: {"n": len(again.responses), "volumes": len(again.guess)}
             for name, again in seen_again.items()
-            if again is not None
         },
         "undefined": undefined,
         "significance": {
@@ -153,8 +133,8 @@ def evaluate(
         },
         **_partition(columns),
         "scores": {
-            "model": _entry(means, scored),
-            "chance": {"mean": float(chance.mean()), "std": float(chance.std())},
+            "model": _entry(scored),
+            "chance": _chance(columns),
             **({"ceilings": ceilings} if ceilings else {}),
             "by subject": {
                 name: {"mean": float(mean_of_known(one.r)), "std": _spread(one)}
@@ -162,6 +142,35 @@ def evaluate(
             },
         },
     }
+
+
+def _scored(
+    found: Sequence[Run], settings: Settings, tr_s: float, floor: float
+) -> tuple[dict[str, Scored], dict[str, Repeats]]:
+    """Scores of each subject with their ceilings, and the repeats where there are any.
+
+    Raises:
+      NeuroFMError: a subject cannot be scored.
+    """
+    scored: dict[str, Scored] = {}
+    seen_again: dict[str, Repeats] = {}
+    for name in sorted({run.subject for run in found}):
+        _log.info("fitting subject %s", name)
+        mine = [run for run in found if run.subject == name]
+        one = score(name, mine, settings)
+        if not np.isfinite(one.r).any():
+            raise NeuroFMError(
+                f"subject {name} has no region that changes in the runs it is tested "
+                "on: check them with `neurofm check`"
+            )
+        if (again := repeats.own(one.tested, tr_s)) is not None:
+            seen_again[name] = again
+            one.columns.update(repeats.ceilings(again, floor))
+        tested = [each.run for each in one.tested]
+        if (others := repeats.intersubject_r(tested, found, tr_s)) is not None:
+            one.columns["intersubject_r"] = others
+        scored[name] = one
+    return scored, seen_again
 
 
 def _refuse_odd(given: Sequence[Any], penalty: str, permutations: int) -> None:
@@ -261,7 +270,13 @@ def _partition(columns: Columns) -> dict[str, Any]:
     return {"partition": found} if found["r2"] else {}
 
 
-def _entry(means: np.ndarray, scored: Mapping[str, Scored]) -> dict[str, Any]:
+def _chance(columns: Columns) -> dict[str, float]:
+    each = np.array([mean_of_known(one["chance"]) for one in columns.values()])
+    return {"mean": float(each.mean()), "std": float(each.std())}
+
+
+def _entry(scored: Mapping[str, Scored]) -> dict[str, Any]:
+    means = np.array([mean_of_known(one.r) for one in scored.values()])
     n = sum(len(each.guess) for one in scored.values() for each in one.tested)
     if len(means) == 1:
         (one,) = scored.values()
