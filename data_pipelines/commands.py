@@ -19,7 +19,7 @@ _MEEG += ("bads", "frame", "coil_types")
 _ENTITIES = ("subject", "session", "task", "run", "acquisition", "processing")
 _ENTITIES += ("datatype",)
 _FMRI = ("atlas", "names", "mask", "axes", "array", "tr", "source_tr", "confounds")
-_FMRI += ("detrend", "scale", "timeline", "split", "study")
+_FMRI += ("detrend", "filter", "scale", "ddof", "grid", "timeline", "split", "study")
 _FEATURES = ("extractor", "modality", "model", "layers", "aggregation", "vectors")
 _FEATURES += ("batch_size",)
 # Options that only some kinds take.
@@ -119,6 +119,13 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--confounds", help="fMRI: of fMRIPrep, by nilearn: motion,wm_csf.")
 @click.option("--detrend", type=click.Choice(["none", "constant", "linear"]))
 @click.option("--scale", type=click.Choice(["zscore", "none"]), help="fMRI: each run.")
+@click.option("--filter", help="fMRI: LOW,HIGH Hz that are kept: 0.01,0.1.")
+@click.option("--ddof", type=int, help="fMRI: 0 or 1, of the deviation; default 1.")
+@click.option(
+    "--grid",
+    type=click.Choice(["middle", "first"]),
+    help="fMRI: what meets where runs are interpolated.",
+)
 @click.option("--timeline", help="fMRI: words of the name that tell it: task,run.")
 @click.option("--split", help="fMRI: algonauts2025 or algonauts2025-season.")
 @click.option("--study", default="", help="fMRI: tells its subjects from others.")
@@ -241,6 +248,11 @@ def _prepare_fmri(src: Path, arguments: dict[str, Any]) -> "Summary":
         given[name] = _words(given[name])
     for name in ("names", "mask"):
         given[name] = given[name] and str(given[name])
+    if given["filter"] is not None:
+        band = numbers("filter", given["filter"])
+        if len(band) != 2:
+            raise NeuroFMError(f"--filter has {len(band)} number(s); expected LOW,HIGH")
+        given["filter"] = (band[0], band[1])
     said = {name: value for name, value in given.items() if value is not None}
     return prepare(src, settings=Settings(**said), **arguments)
 

@@ -49,3 +49,31 @@ def test_the_same_tr_changes_nothing_and_one_volume_is_held():
     x = np.random.default_rng(2).normal(size=(2, 7))
     np.testing.assert_array_equal(bold.at_tr(x, 1.3, 1.3), x)
     np.testing.assert_array_equal(bold.at_tr(x[:, :1], 2.0, 0.5), x[:, [0, 0, 0, 0]])
+
+
+def test_a_tail_without_values_is_no_part_of_a_run():
+    x = np.ones((3, 9))
+    x[:, 6:] = np.nan
+    x[1] = np.nan
+    assert bold.recorded(x) == 6
+    assert bold.recorded(np.full((2, 4), np.nan)) == 0
+
+
+def test_a_filter_keeps_what_lies_in_its_band():
+    at = 2.0 * np.arange(400)
+    slow, within, fast = (np.sin(2 * np.pi * f * at) for f in (0.002, 0.05, 0.2))
+    x = np.stack([slow + within + fast, np.full(400, np.nan)])
+    got = bold.bandpassed(x, 2.0, 0.01, 0.1)
+    assert np.isnan(got[1]).all()
+    np.testing.assert_allclose(got[0, 60:-60], within[60:-60], atol=0.05)
+
+
+def test_a_line_goes_on_beyond_the_last_volume_where_first_volumes_meet():
+    line = np.array([[0.0, 2.0, 4.0]])
+    got = bold.at_tr(line, 2.0, 0.75, "first")
+    np.testing.assert_allclose(got, 0.75 * np.arange(8)[None])
+    line[0, 2] = np.nan
+    assert np.isfinite(bold.at_tr(line, 2.0, 1.0, "first")[0]).tolist() == [
+        *[True] * 3,
+        *[False] * 3,
+    ]

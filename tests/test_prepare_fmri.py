@@ -453,3 +453,43 @@ def test_regions_are_means_whatever_the_order_of_labels():
     ours = images.averages(x, label, (4, 1, 9))
     expected = [x[label == 4].mean(0), x[label == 1].mean(0), np.full(3, np.nan)]
     np.testing.assert_allclose(ours, expected)
+
+
+def test_a_tail_without_values_is_cut_and_runs_are_filtered_in_words(tmp_path):
+    src = tmp_path / "src"
+    src.mkdir()
+    at, rng = 2.0 * np.arange(90), np.random.default_rng(1)
+    within = np.sin(2 * np.pi * 0.05 * at + rng.uniform(0, 6, (3, 1)))
+    x = within + np.sin(2 * np.pi * 0.2 * at)
+    x[:, 80:] = np.nan
+    np.savez(src / "a.npz", bold=x, tr=2.0)
+    np.savez(src / "b.npz", bold=x[:, :30], tr=2.0)
+    plain = Settings(axes=("region", "time"), atlas="three", ddof=0)
+    settings = Settings(**{**vars(plain), "filter": (0.01, 0.1)})
+    prepare(src, tmp_path / "d", settings=settings)
+    dataset, found = held(tmp_path / "d")
+    assert dataset.info.processing["filter_hz"] == [0.01, 0.1]
+    assert found["a.npz"].shape == (3, 80)
+    middle = slice(25, 55)
+    for got, slow in zip(found["a.npz"][:, middle], within[:, middle], strict=True):
+        assert np.corrcoef(got, slow[: len(got)])[0, 1] > 0.98
+    assert "10 volumes without any value at its end were cut off" in notes(
+        tmp_path / "d"
+    )
+    assert "30 volumes are too few to filter" in notes(tmp_path / "d", "skipped.tsv")
+    first = Settings(**{**vars(plain), "scale": "none", "tr": 1.5, "grid": "first"})
+    prepare(src, tmp_path / "e", settings=first)
+    _, found = held(tmp_path / "e")
+    place = np.arange(int(90 * 2 / 1.5)) * 0.75
+    kept = place[place <= 79]  # what lies beyond the last value is cut again
+    wanted = np.interp(kept, np.arange(80), x[0, :80])
+    np.testing.assert_allclose(found["a.npz"][0], wanted, atol=1e-5)
+
+
+def test_a_filter_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(NeuroFMError, match=r"--filter 0.1,0.01: give rising"):
+        Settings(filter=(0.1, 0.01))
+    np.savez(tmp_path / "a.npz", bold=np.eye(3, 50), tr=6.0)
+    settings = Settings(axes=("region", "time"), atlas="x", filter=(0.01, 0.1))
+    with pytest.raises(NeuroFMError, match=r"shows less than 0.0833333 Hz"):
+        prepare(tmp_path / "a.npz", tmp_path / "out", settings=settings)

@@ -67,12 +67,20 @@ class ReadRun:
         if x.shape[1] < 2:
             raise Unreadable(path, f"{x.shape[1]} volume(s): no run", "fMRI")
         x = x.astype(np.float64)
+        tail = x.shape[1] - bold.recorded(x)
+        if tail:
+            notes.append(f"{tail} volumes without any value at its end were cut off")
+        x = x[:, : x.shape[1] - tail]
         _tell_missing(x, self.names, notes)
+        if settings.filter is not None:
+            x = filtered(x, tr_s, settings.filter, path)
         x = bold.prepared(x, settings.detrend, settings.scale, settings.ddof)
         if np.isnan(x).all():
             raise Unreadable(path, "no region has a signal", "fMRI")
         if settings.tr is not None:
-            x = bold.at_tr(x, tr_s, self.tr_s)
+            whole = np.pad(x, ((0, 0), (0, tail)), constant_values=np.nan)
+            x = bold.at_tr(whole, tr_s, self.tr_s, settings.grid)
+            x = x[:, : bold.recorded(x)]
         meta = columns(file, run, settings)
         meta["onset"] = self.onsets.get(file, 0.0) + run.skipped * tr_s
         return Recording(item=file, samples=x.astype(np.float32), meta=meta)
@@ -131,6 +139,7 @@ def prepare(
             "atlas": atlas_name(found, settings),
             "confounds": list(settings.confounds),
             "detrend": settings.detrend,
+            **({"filter_hz": list(settings.filter)} if settings.filter else {}),
             "scale": settings.scale,
             "ddof": settings.ddof,
             "interpolated": settings.tr is not None,
@@ -209,6 +218,23 @@ def columns(file: str, run: Run, settings: Settings) -> dict[str, Any]:
             )
         meta["timeline"] = "_".join(str(meta[e]) for e in entities)
     return meta
+
+
+def filtered(
+    x: np.ndarray, tr_s: float, band: tuple[float, float], path: Path
+) -> np.ndarray:
+    """Band-passed; a run that is too short or too slow for that is left out."""
+    low, high = band
+    if high >= 0.5 / tr_s:
+        raise Unreadable(
+            path,
+            f"--filter ends at {high:g} Hz, and a repetition time of {tr_s:g} s shows "
+            f"less than {0.5 / tr_s:g} Hz",
+            "fMRI",
+        )
+    if x.shape[1] <= 33:  # what filtfilt pads an order of 5 with at both ends
+        raise Unreadable(path, f"{x.shape[1]} volumes are too few to filter", "fMRI")
+    return bold.bandpassed(x, tr_s, low, high)
 
 
 def _tell_missing(x: np.ndarray, names: tuple[str, ...], notes: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofm.errors import NeuroFMError
-from neurofm.signals.bold import Detrend, Scale
+from neurofm.signals.bold import Detrend, Grid, Scale
 
 AXES = ("subject", "run", "time", "region")
 # Nilearn's names of confounds; `scrub` would break the clock of a run.
@@ -31,8 +31,10 @@ class Settings:
       source_tr: theirs, for files that do not tell.
       confounds: `STRATEGIES` of nilearn to take out, for outputs of fMRIPrep.
       detrend: trend to take out of every run and region.
+      filter: lowest and highest frequency in Hz that are kept.
       scale: `zscore` for mean 0 and deviation 1 in every run and region.
-      ddof: 1 for the deviation of a sample.
+      ddof: 1 for the deviation of a sample, 0 for that of a population.
+      grid: what is at one time where runs are interpolated, see `bold.at_tr`.
       timeline: words of a run's name that tell its stimulus, such as ("task",).
       split: `algonauts2025` or `algonauts2025-season`; see `algonauts`.
       study: name that tells its subjects from those of other studies.
@@ -47,8 +49,10 @@ class Settings:
     source_tr: float | None = None
     confounds: tuple[str, ...] = ()
     detrend: Detrend = "none"
+    filter: tuple[float, float] | None = None
     scale: Scale = "zscore"
     ddof: int = 1
+    grid: Grid = "middle"
     timeline: tuple[str, ...] = ()
     split: str = ""
     study: str = ""
@@ -57,6 +61,11 @@ class Settings:
         for option, value in (("--tr", self.tr), ("--source-tr", self.source_tr)):
             if value is not None:
                 refuse_odd_tr(value, option)
+        if self.filter and not 0 < self.filter[0] < self.filter[1]:
+            raise NeuroFMError(
+                f"--filter {self.filter[0]:g},{self.filter[1]:g}: give rising "
+                "frequencies above 0 Hz, such as 0.01,0.1"
+            )
         if wrong := [a for a in self.axes if a not in AXES]:
             raise NeuroFMError(
                 f"--axes {','.join(self.axes)} holds {wrong[0]!r}; expected the words "
