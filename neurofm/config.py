@@ -45,6 +45,8 @@ class Data:
       short: clips shorter than a crop are padded `once`, or to 10 s as `released`.
       buckets: widths at most, in channels, that recordings of unlike sensors are
         padded to; a step has one.
+      even_windows: windows that a held-out labelled example is read in, evenly spaced
+        and perhaps overlapping; 0 is side by side.
       min_active: least share of a crop that must hold sound; silent crops are redrawn.
       jitter_s: windows on a stimulus all move by up to this, another way every epoch.
       workers: reader threads.
@@ -62,6 +64,7 @@ class Data:
     crops_per_clip: int = 8
     short: Literal["once", "released"] = "once"
     buckets: int = 4
+    even_windows: int = 0
     min_active: float = 0.1
     jitter_s: float = 10.0
     workers: int = 4

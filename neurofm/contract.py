@@ -46,6 +46,7 @@ class InputContract:
         the tokenizer to the next.
       receptive_samples: samples one token sees.
       frame: of the sensors' positions, `head`; or `released`, MEG as in its device.
+      channels: names of the channels in order, where they are regions of an atlas.
       reference: what the channels are measured against, where that applies.
       normalisation: what the model itself does to the scale of its input.
     """
@@ -58,19 +59,24 @@ class InputContract:
     hop_samples: int
     receptive_samples: int
     frame: str | None = None
+    channels: tuple[str, ...] = ()
     reference: str | None = None
     normalisation: str = "none"
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> "InputContract":
-        """Read a contract back; unknown or missing names are an error."""
+        """Read a contract back; an unknown name is an error, and so is a missing one.
+
+        Contracts written before there was `channels` have none.
+        """
+        obj = {"channels": (), **obj}
         names = {f.name for f in dataclasses.fields(cls)}
         if wrong := sorted(set(obj) ^ names):
             raise NeuroFMError(
                 f"this input contract has other fields than expected ({wrong}); it was "
                 "written by another version: import or export the model again"
             )
-        return cls(**obj)
+        return cls(**{**obj, "channels": tuple(obj["channels"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from neurofm import layerwise
+from neurofm import config, layerwise
 from neurofm.errors import NeuroFMError
 from neurofm.optim import Group, Optim
 
@@ -103,3 +103,29 @@ def test_a_rule_that_names_no_single_layer_is_refused():
         Optim(layers=("nothing",), layer_decay=0.5).build(3).init(params())
     with pytest.raises(NeuroFMError, match=r"meets stacks of \[1, 3\] layers"):
         Optim(layers=("^task/",), layer_decay=0.5).build(3).init(params())
+
+
+def test_brain_semantoks_is_fine_tuned_with_the_released_rates():
+    optim = config.load("brain_semantoks/finetune").optim
+    shapes = {
+        **dict.fromkeys(("cls_token", "position_embedding", "norm/scale"), (2,)),
+        **dict.fromkeys(("tokenizers/conv/kernel", "tokenizers/bias"), (5, 2)),
+        **dict.fromkeys(("blocks/attn/out/kernel", "blocks/bias"), (8, 2)),
+    }
+    params = {f"task/{name}": jnp.zeros(shape) for name, shape in shapes.items()}
+    params |= {"head/kernel": jnp.zeros(2), "head/bias": jnp.zeros(2)}
+    depth = layerwise.depths(params, optim.layers)
+    scales = {"rest": 1.0}
+    scales |= {f"group_{i}": g.lr_scale for i, g in enumerate(optim.groups)}
+    found = {
+        name: optim.lr * scales[group] * optim.layer_decay ** np.asarray(depth[name])
+        for name, group in optim.labels(params).items()
+    }
+    # Spec: 0.9 ** (L + 1 - id), id 0 of tokens and positions, 1 of tokenizers, i + 2 of
+    # block i of L = 8; the rest has the full rate.
+    full = 1e-4 * 16 / 256
+    for name, rate in found.items():
+        power = {"task/cls_token": 9, "task/position_embedding": 9}.get(name, 0)
+        power = 8 if "tokenizers" in name else power
+        power = 7 - np.arange(8) if "blocks" in name else power
+        np.testing.assert_allclose(rate, full * 0.9**power, rtol=1e-6)

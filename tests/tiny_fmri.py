@@ -1,7 +1,8 @@
-"""A small Brain-Semantoks with all of its parts, and batches for it made by hand."""
+"""A small Brain-Semantoks with all of its parts, batches and stores for it."""
 
 import numpy as np
 
+from neurofm.data.records import DatasetInfo, Recording, write_dataset
 from neurofm.models.brain_semantoks import BrainSemantoks
 from neurofm.models.brain_semantoks_tokenizers import Branch
 
@@ -40,3 +41,42 @@ def fmri_batch(task, rows=8, seed=5):
         "index": at.astype(np.int32),
         "valid": at % 5 != 3,
     }
+
+
+NAMES = tuple(
+    f"7Networks_LH_{network}_{i + 1}" for network in ("Vis", "Cont") for i in range(3)
+)
+
+
+def wave(n_samples, seed, up=True, names=NAMES):
+    """Noise with a wave of 0.08 Hz (TR 2 s) that crosses the regions up or down."""
+    rng = np.random.default_rng(seed)
+    at, place = np.arange(n_samples), np.arange(len(names))[:, None]
+    phase = 2 * np.pi * (0.16 * at + rng.random() - (1 if up else -1) * place / 6)
+    return rng.normal(0, 0.7, (len(names), n_samples)) + np.sin(phase)
+
+
+def store(folder, listed, names=NAMES, tr_s=2.0, missing=(), unit="z", **more):
+    """An fMRI store of (subject, volumes, split, direction).
+
+    `missing` regions, as (run's number, place), are NaN.
+    """
+    recordings = []
+    for i, (subject, n, split, direction) in enumerate(listed):
+        x = wave(n, i, direction == "up", names)
+        x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+        x[[p for run, p in missing if run == i]] = np.nan
+        meta = {"subject": subject, "split": split, "direction": direction}
+        recordings.append(
+            Recording(item=f"run-{i}", samples=x.astype(np.float32), meta=meta)
+        )
+    info = DatasetInfo(
+        kind="fmri",
+        sfreq=1 / tr_s,
+        unit=unit,
+        ch_names=tuple(names),
+        payload="float32",
+        processing={"tr_s": tr_s, "atlas": "part of Schaefer-400", **more},
+    )
+    write_dataset(folder, info, recordings)
+    return folder

@@ -8,12 +8,19 @@ order of the atlas; one that a run lacks is NaN in all of it. `info.processing` 
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
 
 from neurofm.data import stimuli
 from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -158,3 +165,44 @@ def regions(brains: Sequence[Dataset]) -> tuple[str, ...]:
                 f"(the first is {other[0]!r}): prepare both with the same names"
             )
     return fullest.info.ch_names
+
+
+def placed(
+    dataset: Dataset, names: Sequence[str], n_regions: int
+) -> Int[np.ndarray, " P"]:
+    """Where a model of `n_regions`, `names` in order, has each region of a store.
+
+    Without names the order is taken to be the same, which the log says. A store may
+    lack regions that the model has.
+
+    Raises:
+      NeuroFMError: other regions.
+    """
+    own = dataset.info.ch_names
+    if not names:
+        if len(own) != n_regions:
+            raise NeuroFMError(
+                f"{dataset.path} has {len(own)} regions where the model takes "
+                f"{n_regions}, whose names it does not know: prepare it in the model's "
+                "atlas"
+            )
+        _tell_order(str(dataset.path))
+        return np.arange(n_regions)
+    row = {name: i for i, name in enumerate(names)}
+    if other := [name for name in own if name not in row]:
+        atlas = dataset.info.processing.get("atlas", "")
+        raise NeuroFMError(
+            f"{dataset.path} (atlas {atlas!r}) has {len(other)} of {len(own)} regions "
+            f"that the model does not know (the first is {other[0]!r}; the model has "
+            f"{names[0]!r} and others): prepare it in the model's atlas, with its names"
+        )
+    return np.array([row[name] for name in own])
+
+
+@functools.cache
+def _tell_order(path: str) -> None:
+    log.warning(
+        "%s: the model does not know the names of its regions; they are taken to be in "
+        "the order of this dataset",
+        path,
+    )

@@ -36,6 +36,8 @@ class Crop(NamedTuple):
       at: first sample of the crop in that clip; negative where the clip is shorter.
       example: its number among labelled examples.
       onset_s: where the crop begins on the clock of its stimulus, in seconds.
+      second: first and past-last sample of another crop of the same item, where a row
+        has two.
     """
 
     dataset: int
@@ -49,6 +51,7 @@ class Crop(NamedTuple):
     at: int = 0
     example: int = -1
     onset_s: float = 0.0
+    second: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

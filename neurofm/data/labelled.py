@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from neurofm.contract import BatchSpec
-from neurofm.data import audio, meeg
+from neurofm.data import audio, meeg, parcels
 from neurofm.data.crops import Crop
 from neurofm.data.draws import below, draws_of_rows, permutation, stream_key
 from neurofm.data.records import Dataset
@@ -81,6 +81,8 @@ def find(
         check_contract(dataset, spec.contract, names)
         if spec.contract.kind == "meeg":
             meeg.check_frame(dataset.path, dataset.layouts, spec.contract)
+        if spec.contract.kind == "fmri":
+            parcels.check(dataset, spec)
         found, count = _of_dataset(dataset, spec, data, reasons)
         rows += [(number, *row) for row in found]
         counts.append(count)
@@ -283,14 +285,18 @@ def held_out(
 ) -> Plan:
     """The examples of a split, once, windows side by side; see `meeg.held_out`.
 
+    With `data.even_windows` each has so many, evenly spaced.
+
     Args:
       limit: windows at most, an even random choice; None takes all.
     """
     examples = find(datasets, spec, data, use)
     window = spec.contract.window_samples
     made = labels(examples, spec)
-    tiles = np.maximum((examples.stop - examples.start) // window, 1)
-    every = [(n, k * window) for n, count in enumerate(tiles) for k in range(count)]
+    lengths = examples.stop - examples.start
+    every = [
+        (i, at) for i, n in enumerate(lengths) for at in _tiles(int(n), window, data)
+    ]
     key = stream_key(*(dataset.hash for dataset in datasets), "held out")
     chosen = permutation(key, 0, len(every))[:limit]
     sizes, place = _sizes(examples, datasets, spec, data)
@@ -303,6 +309,13 @@ def held_out(
     return _plan(
         datasets, spec, examples, made, sizes, len(crops), lambda row: crops[row]
     )
+
+
+def _tiles(n_samples: int, window: int, data: Data) -> list[int]:
+    """First samples of the windows of a held-out example, from its own start."""
+    if data.even_windows:
+        return parcels.even_starts(n_samples, window, data.even_windows)
+    return [k * window for k in range(max(n_samples // window, 1))]
 
 
 def _sizes(
@@ -339,6 +352,8 @@ def _plan(
 ) -> Plan:
     if spec.contract.kind == "meeg":
         fields, fill = meeg.FIELDS, meeg.filler(datasets, sizes)
+    elif spec.contract.kind == "fmri":
+        fields, fill = parcels.WINDOWS, parcels.filler(datasets, spec)
     else:
         fields, fill = audio.FIELDS, audio.filler(datasets)
 

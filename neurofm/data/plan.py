@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neurofm.contract import BatchSpec, InputContract
-from neurofm.data import aligned, audio, codes, labelled, meeg
+from neurofm.data import aligned, audio, codes, labelled, meeg, parcels
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan
 from neurofm.data.scenes import Scenery
@@ -26,9 +26,9 @@ def training(
 ) -> Plan:
     """The endless plan of a training run.
 
-    See `audio.training`, `meeg.training`, `codes.training` and, of fMRI with the
-    features of its stimuli, `aligned.training`; and `labelled.training` where the task
-    asks for labels.
+    See `audio.training`, `meeg.training`, `codes.training`, `parcels.training` and, of
+    fMRI with the features of its stimuli, `aligned.training`; and `labelled.training`
+    where the task asks for labels.
     """
     contract = spec.contract
     if "label" in spec.fields:
@@ -41,6 +41,8 @@ def training(
         return codes.training(datasets, spec, data, seed)
     if contract.kind == "features":
         return aligned.training(datasets, spec, data, seed)
+    if contract.kind == "fmri":
+        return parcels.training(datasets, spec, data, seed)
     raise _no_loader(contract)
 
 
@@ -64,11 +66,13 @@ def held_out(
         return codes.held_out(datasets, spec, data, limit)
     if contract.kind == "features":
         return aligned.held_out(datasets, spec, data, limit)
+    if contract.kind == "fmri":
+        return parcels.held_out(datasets, spec, data, limit)
     raise _no_loader(contract)
 
 
 def _no_loader(contract: InputContract) -> NeuroFMError:
     return NeuroFMError(
         f"recordings of kind {contract.kind!r} cannot be loaded yet: use a task on "
-        "audio, meeg or features"
+        "audio, meeg, fmri or features"
     )

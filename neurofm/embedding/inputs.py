@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from neurofm.contract import InputContract
-from neurofm.embedding import meeg
+from neurofm.embedding import meeg, parcels
 from neurofm.embedding.difference import Difference, announce, compare, refuse
 from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
@@ -73,6 +73,9 @@ def take(
     if contract.kind == "meeg":
         settings = settings or meeg.settings_for(contract)
         return meeg.take(contract, x, sfreq, info, settings)
+    if contract.kind == "fmri" and not isinstance(x, str | os.PathLike):
+        one, found = parcels.of_array(x, sfreq, contract)
+        return [one], found
     if hasattr(x, "get_channel_types") and hasattr(x, "get_data"):
         return [Recorded(_channels_of_raw(contract, x))], []
     wave, found = conform(contract, *sound(x, sfreq))

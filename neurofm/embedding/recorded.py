@@ -28,6 +28,7 @@ class Recorded(NamedTuple):
       sensors: of its channels, for EEG and MEG.
       shown: sensors that the model sees, where it is to rebuild them all.
       bads: names of channels that are marked bad and kept.
+      regions: which channels are recorded, for parcellated fMRI.
       start_s: seconds at its first sample, for pieces around an event.
     """
 
@@ -36,6 +37,7 @@ class Recorded(NamedTuple):
     start_s: float = 0.0
     shown: Bool[np.ndarray, " C"] | None = None
     bads: tuple[str, ...] = ()
+    regions: Bool[np.ndarray, " C"] | None = None
 
     def cut(self, start: int, length: int) -> "Recorded":
         """`length` samples from `start`; less where the recording ends before."""
@@ -69,6 +71,9 @@ def arrays(
             padded[:, : x.shape[1]] = x
         spans = np.array([(0, x.shape[1]) for x in waves], np.int32)
         fields = {"audio/wave": wave, "audio/span": spans}
+        if (regions := [r.regions for r in rows if r.regions is not None]) != []:
+            fields = {"fmri/bold": wave, "fmri/span": spans}
+            fields["fmri/regions"] = np.stack(regions)
     return {
         **fields,
         "index": np.arange(n_rows, dtype=np.int32),

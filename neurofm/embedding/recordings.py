@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from neurofm.contract import InputContract
+from neurofm.data.brains import placed
 from neurofm.data.meeg import check_frame
 from neurofm.data.records import Dataset, open_dataset
-from neurofm.embedding import inputs, meeg
+from neurofm.embedding import inputs, meeg, parcels
 from neurofm.embedding.difference import Difference, compare, refuse
 from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
@@ -86,6 +87,8 @@ class Record:
         return f"{self.item} {self.dataset.hash} {self.row}"
 
     def take(self, contract: InputContract) -> tuple[Recorded, list[Difference]]:
+        if contract.kind == "fmri":
+            return parcels.of_record(self.dataset, self.row, contract), []
         n_samples = self.dataset.items["n_samples"][self.row].as_py()
         samples = self.dataset.read(self.row, 0, n_samples)
         if contract.kind == "meeg":
@@ -190,9 +193,11 @@ def _records(path: Place, contract: InputContract) -> list[Record]:
     dataset = open_dataset(path)
     given = {"kind": dataset.info.kind, "unit": dataset.info.unit}
     given |= {"sfreq": dataset.info.sfreq}
-    if contract.kind != "meeg":
+    if contract.kind not in ("meeg", "fmri"):
         given |= {"n_chans": dataset.info.n_chans}
     refuse(compare(contract, given))
+    if contract.kind == "fmri":
+        placed(dataset, contract.channels, contract.n_chans)
     if contract.kind == "meeg":
         check_frame(dataset.path, dataset.layouts, contract)
     events: dict[str, list[int]] = {}

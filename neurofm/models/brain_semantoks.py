@@ -223,11 +223,7 @@ class BrainSemantoks(Task):
         any is hidden. `fmri/span` is what of a window is recording.
         """
         c, t = len(self.network_of), self.window_samples
-        fields = {
-            "fmri/regions": Field(
-                shape=(c,), axes=("region",), dtype="bool", words=self.regions
-            )
-        }
+        fields = {"fmri/regions": Field(shape=(c,), axes=("region",), dtype="bool")}
         if want == "train":
             fields["fmri/crops"] = Field(
                 shape=(VIEWS, c, t), axes=("view", "region", "sample"), unit="z"
@@ -247,6 +243,7 @@ class BrainSemantoks(Task):
                 window_samples=t,
                 hop_samples=self.patch_samples,
                 receptive_samples=self.patch_samples,
+                channels=self.regions,
                 normalisation="each region to mean 0 and deviation 1 over its run",
             ),
         )
