@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64, Num
 
 from neurofm.embedding import encode
 from neurofm.errors import NeuroFMError
@@ -74,7 +74,7 @@ def of(model: Model) -> HearModel:
 
 
 def get_scene_embeddings(
-    audio: Float[Any, "n samples"], model: HearModel
+    audio: Num[Any, "n samples"], model: HearModel
 ) -> Float32[np.ndarray, "n D"]:
     """One vector a sound: the mean of its tokens.
 
@@ -85,7 +85,7 @@ def get_scene_embeddings(
 
 
 def get_timestamp_embeddings(
-    audio: Float[Any, "n samples"], model: HearModel
+    audio: Num[Any, "n samples"], model: HearModel
 ) -> tuple[Float32[np.ndarray, "n T D"], Float64[np.ndarray, "n T"]]:
     """A vector a token, and the tokens' centres in milliseconds.
 
@@ -101,8 +101,9 @@ def get_timestamp_embeddings(
 def centres_ms(n: int, duration_s: float) -> Float64[np.ndarray, " n"]:
     """Centres of `n` tokens that share a recording evenly.
 
-    HEAR wants equal steps. Where windows meet, tokens are up to a step further apart
-    than within one; evened out, each moves by less than a step.
+    HEAR wants equal steps from start to end, and tokens are further apart where windows
+    meet. Those of WavJEPA's base geometry move by less than a step in clips of ten
+    seconds; `Model.embed` gives the centres as they are.
     """
     return (np.arange(n) + 0.5) * (1000 * duration_s / n)
 

@@ -70,7 +70,7 @@ def unbiased(k: Float[np.ndarray, "N N"], other: Float[np.ndarray, "N N"]) -> fl
 
 
 def minibatch(
-    pairs: Iterable[tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N Q"]]],
+    pairs: Iterable[tuple[Float[np.ndarray, "_ P"], Float[np.ndarray, "_ Q"]]],
 ) -> float:
     """Unbiased linear CKA of rows that come in batches (Nguyen et al., 2010.15327).
 

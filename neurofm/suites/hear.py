@@ -19,9 +19,9 @@ from neurofm.analysis.hear.search import Embedded, Protocol
 from neurofm.analysis.hear.tasks import HearTask, tasks
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.embedding import encode, inputs
+from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
 from neurofm.eval.untrained import untrained
-from neurofm.hear import centres_ms
 from neurofm.model import Model, load
 from neurofm.signals.mel import log_mel, mean_std
 
@@ -140,20 +140,19 @@ def of_model(model: Model, layer: str) -> Reader:
     contract = model.contract
 
     def read(task: HearTask, split: str) -> Iterator[Read]:
-        def waves() -> Iterator[tuple[float, Any]]:
+        def waves() -> Iterator[tuple[str, Recorded]]:
             for file in task.answers[split]:
                 path = task.audio(split, file, contract.sfreq)
                 (one,), _ = inputs.take(contract, path, None)
-                yield one.samples.shape[-1] / contract.sfreq, one
+                yield file, one
 
-        for seconds, reading in encode.embed_waves(model, waves(), layers=(name,)):
-            values = reading.values[name]
-            if not len(values):
+        for file, reading in encode.embed_waves(model, waves(), layers=(name,)):
+            if not len(reading.times_s):
                 raise NeuroFMError(
-                    f"a recording of {task.path} ({seconds:.3g} s) is shorter than one "
-                    "token of the model: leave it out of the task"
+                    f"{split}/{file} of {task.path} is shorter than one token of the "
+                    "model: leave it out of the task"
                 )
-            yield values, centres_ms(len(values), seconds)
+            yield reading.values[name], 1000 * reading.times_s
 
     return read
 
@@ -193,7 +192,7 @@ def of_log_mel(task: HearTask, split: str) -> Iterator[Read]:
             yield mean_std(log_mel(wave, rate))[None], np.zeros(1)
         else:
             frames = log_mel(wave, rate, window_s=0.05, hop_s=0.05)
-            yield frames, centres_ms(len(frames), 0.05 * len(frames))
+            yield frames, 50 * (np.arange(len(frames)) + 0.5)
 
 
 def chance(task: HearTask) -> float | None:
