@@ -493,3 +493,32 @@ def test_a_filter_that_cannot_be_is_refused(tmp_path):
     settings = Settings(axes=("region", "time"), atlas="x", filter=(0.01, 0.1))
     with pytest.raises(NeuroFMError, match=r"shows less than 0.0833333 Hz"):
         prepare(tmp_path / "a.npz", tmp_path / "out", settings=settings)
+
+
+def test_stacked_recordings_of_several_atlases_are_taken_apart(tmp_path):
+    rng = np.random.default_rng(6)
+    sizes = {"buckner7": 2, "schaefer400": 4, "tian3": 3}
+    stacks = {
+        name: rng.normal(0, 1, (3, n, 50)).astype(np.float16)
+        for name, n in sizes.items()
+    }
+    for x in stacks.values():
+        x[1, :, 41:] = np.nan
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        for name, x in stacks.items():
+            file[f"timeseries/{name}"] = x
+        file["long_subject_id"] = np.array([b"s1", b"s2", b"s1"])
+        file["age"] = np.array([30.0, 40.0, 30.0])
+    settings = Settings(atlas="three together", source_tr=2.0, ddof=0)
+    prepare(tmp_path / "all.h5", tmp_path / "d", settings=settings)
+    dataset, found = held(tmp_path / "d")
+    assert dataset.info.ch_names[:5] == (
+        *(f"schaefer400-00{i}" for i in (1, 2, 3, 4)),
+        "tian3-001",
+    )
+    assert sorted(dataset.items["subject"].to_pylist()) == ["s1", "s1", "s2"]
+    second = found["all.h5#recording-00001"]
+    order = ("schaefer400", "tian3", "buckner7")
+    x = np.concatenate([stacks[n][1, :, :41] for n in order]).astype(np.float64)
+    wanted = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+    np.testing.assert_allclose(second, wanted, atol=1e-5)

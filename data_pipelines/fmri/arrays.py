@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from data_pipelines.fmri import algonauts
+from data_pipelines.fmri import algonauts, stacked
 from data_pipelines.fmri.settings import Settings
 from data_pipelines.unreadable import Unreadable
 from neurofm.errors import NeuroFMError
@@ -49,6 +49,8 @@ def parts(path: Path, settings: Settings) -> list[str]:
     suffix = path.suffix.lower()
     if suffix in (".h5", ".hdf5"):
         found = [name for name, _ in _datasets(path)]
+        if not found and (atlases := stacked.atlases(path)):
+            return stacked.parts(path, atlases)
         if not found:
             raise _bad(path, "holds no two-dimensional dataset")
         return found
@@ -155,6 +157,8 @@ def _datasets(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _from_hdf5(path: Path, part: str, settings: Settings) -> Run:
+    if part.startswith(stacked.PREFIX):
+        return _from_stack(path, part)
     try:
         with h5py.File(path) as file:
             held: Any = file[part]
@@ -173,6 +177,15 @@ def _from_hdf5(path: Path, part: str, settings: Settings) -> Run:
         columns["run"] = ""
     tr_s = float(tr) if isinstance(tr, int | float | np.number) else None
     return Run(x.T if volumes_first else x, tr_s, None, columns)
+
+
+def _from_stack(path: Path, part: str) -> Run:
+    try:
+        x, names, columns, tr = stacked.read(path, part, stacked.atlases(path))
+    except (OSError, RuntimeError, KeyError, IndexError, ValueError) as error:
+        raise _bad(path, f"{part} cannot be read ({error})") from error
+    tr_s = float(tr) if isinstance(tr, int | float | np.number) else None
+    return Run(x, tr_s, names, columns)
 
 
 def _from_tsv(path: Path) -> Run:
