@@ -54,6 +54,8 @@ class Optim:
         falls to 0.99 of itself a hundred times (BrainBERT); or `onecycle` as in torch,
         where the first moment cycles against the rate between `betas[0]` and
         `low_beta`, see `neurofm.onecycle`.
+      epochs: equal parts of the run, in each of which the rate stays what it is at its
+        start (Du-IN); 0 moves it every step.
       low_beta: the first moment's decay at the peak.
       swa_epochs: epochs of a `onecycle` run whose task averages weights as Lightning
         does, see `neurofm.averaging`; in its last epochs the rate goes to `swa_lr`.
@@ -78,6 +80,7 @@ class Optim:
     warmup_form: Literal["linear", "log"] = "linear"
     floor: float = 0.0
     schedule: Literal["cosine", "stairs", "onecycle"] = "cosine"
+    epochs: int = 0
     low_beta: float = 0.85
     swa_epochs: int = 0
     swa_lr: float = 1e-5
@@ -142,6 +145,9 @@ class Optim:
             at = averaging.frozen_at(step, total_steps, self.swa_epochs)
             rate = onecycle.rate(at, total_steps, self.warmup, self.lr)
             return averaging.rate(rate, step, total_steps, self.swa_epochs, self.swa_lr)
+        if self.epochs:
+            number = jnp.floor((step + 0.5) * (self.epochs / total_steps))
+            step = number * (total_steps / self.epochs)
         warm = round(self.warmup * total_steps)
         rising, ahead = step / max(warm, 1), 0
         if self.warmup_form == "log":

@@ -13,6 +13,8 @@ BUILT_IN = {
     "brainbert": "neurofm.models.brainbert:BrainBERT",
     "brainomni": "neurofm.models.brainomni:BrainOmni",
     "braintokenizer": "neurofm.models.braintokenizer:BrainTokenizer",
+    "duin": "neurofm.models.duin:DuIN",
+    "duin_vqvae": "neurofm.models.duin_vqvae:DuINVQVAE",
     "finetune": "neurofm.models.finetune:Finetune",
     "tribe": "neurofm.models.tribe:Tribe",
     "wavjepa": "neurofm.models.wavjepa:WavJEPA",

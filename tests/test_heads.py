@@ -36,8 +36,8 @@ def random_like(params):
 
 def test_attention_and_mixing_are_weighted_means():
     layers, mask = tokens(3)
-    head = Head("linear", "attention", mixed=True, hidden=4)
-    params = random_like(head.start(jax.random.key(0), 3, D, K))
+    head = Head("linear", "attention", mixed=True, hidden=0)
+    params = random_like(head.start(jax.random.key(0), 3, (T, D), K))
     got = head.outputs(params, on_device(*layers), jnp.asarray(mask))
     p = {name: np.array(x, np.float64) for name, x in params.items()}
     share = np.exp(p["mix"]) / np.exp(p["mix"]).sum()
@@ -51,8 +51,8 @@ def test_attention_and_mixing_are_weighted_means():
 @pytest.mark.parametrize("pool", ["mean", "attention"])
 def test_a_fresh_pooling_is_the_mean_of_what_is_there(pool):
     (x,), mask = tokens()
-    head = Head("linear", pool, mixed=False, hidden=4)
-    params = head.start(jax.random.key(0), 1, D, K)
+    head = Head("linear", pool, mixed=False, hidden=0)
+    params = head.start(jax.random.key(0), 1, (T, D), K)
     params["kernel"] = jnp.eye(D, K)
     mean = np.stack([x[b][mask[b]].mean(0) for b in range(B)])
     np.testing.assert_allclose(

@@ -176,6 +176,8 @@ SYSTEMS = {
     "tribe": tiny_tribe.TRIBE,
     "brainbert": tiny_ieeg.BERT,
     "brain_semantoks": tiny_fmri.SEMANTOKS,
+    "duin_vqvae": tiny_ieeg.VQVAE,
+    "duin": tiny_ieeg.DUIN,
 }
 
 
@@ -193,6 +195,8 @@ def batch_of(task, rows):
         return tiny_ieeg.electrode_batch(task, rows)
     if task.name == "brain_semantoks":
         return tiny_fmri.fmri_batch(task, rows)
+    if task.name in ("duin", "duin_vqvae"):
+        return tiny_ieeg.group_batch(task, rows)
     return tiny_meeg.meeg_batch(task, rows)
 
 
@@ -216,7 +220,8 @@ def variables_of(task):
     def random(path, x):
         # Attention of small random numbers is flat, and its slopes nothing.
         size = 4 if "_sources" in jax.tree_util.keystr(path) else 1
-        return (size * rng.normal(0.1, 0.3, x.shape)).astype(x.dtype)
+        out = (size * rng.normal(0.1, 0.3, x.shape)).astype(x.dtype)
+        return np.abs(out) if path[-1].key == "var" else out
 
     return jax.tree_util.tree_map_with_path(random, shapes)
 
@@ -578,10 +583,13 @@ def equals_one_device(name, sizes, accumulate):
 
 SPREAD_OVER = ("line", "wavjepa", "tribe")
 CASES = {f"{n}, {s}": (n, *SPREAD[s]) for n in SPREAD_OVER for s in SPREAD}
-CASES["brainbert, data=8"] = "brainbert", Mesh(data=8)
 CASES |= {
     f"brain_semantoks, {s}": ("brain_semantoks", *SPREAD[s])
     for s in ("data=8", "fsdp=8")
+}
+CASES |= {
+    f"{name}, data=8": (name, *SPREAD["data=8"])
+    for name in ("brainbert", "duin_vqvae", "duin")
 }
 CASES["wavjepa in rooms, data=8, accumulated"] = "wavjepa in rooms", Mesh(data=8), 2
 

@@ -45,9 +45,10 @@ class Finetune(Task):
       layer: of `task.read`, by name; or `mix`, a learned mix of all of them.
       pool: `mean` over tokens, or `attention`, see `nn.heads`.
       center_tokens: how many in the middle of the window are pooled; 0 is all.
-      head: `linear`, which starts at zero, or `mlp`: dropout, a hidden layer with
-        SELU, a linear map (BrainOmni's released fine-tuning).
-      hidden: H of the mlp; 0 is `task.width`.
+      head: `linear`, `mlp` or `flat`, see `nn.heads`.
+      hidden: H; 0 is `task.width` of the mlp, and no hidden layer of `flat`.
+      scores: what is compared with the class: `plain` scores, or as `released` with
+        Du-IN their sigmoids, as if these were scores.
       dropout: before the head, and in the model where it has any, in training.
       label_smoothing: share of the target spread over all classes.
       augment: what is done to the signals in training, see `signals.augment`.
@@ -71,8 +72,9 @@ class Finetune(Task):
     layer: str = "last"
     pool: Literal["mean", "attention"] = "mean"
     center_tokens: int = 0
-    head: Literal["linear", "mlp"] = "linear"
+    head: Literal["linear", "mlp", "flat"] = "linear"
     hidden: int = 0
+    scores: Literal["plain", "released"] = "plain"
     dropout: float = 0.0
     label_smoothing: float = 0.0
     augment: Augment = field(default_factory=Augment)
@@ -154,13 +156,16 @@ class Finetune(Task):
             lambda v, b: self.task.read(v, b).values, model, features
         )
         layers = self._layers(values)
-        head = self._head(layers[0].shape[-1])
         part = adapt.start(self._how, model["params"], key_part)
-        made = head.start(key_head, len(layers), layers[0].shape[-1], len(self.classes))
+        made = self._head(layers[0].shape[-1]).start(
+            key_head, len(layers), layers[0].shape[1:], len(self.classes)
+        )
         return {"params": {"task": part, "head": made}, "slow": {}, "buffers": {}}
 
-    def _head(self, n_features: int) -> Head:
-        hidden = self.hidden or getattr(self.task, "width", n_features)
+    def _head(self, width: int) -> Head:
+        hidden = 0 if self.head == "linear" else self.hidden
+        if self.head == "mlp":
+            hidden = hidden or getattr(self.task, "width", width)
         return Head(self.head, self.pool, self.layer == "mix", hidden)
 
     def _layers(self, values: Mapping[str, Any]) -> list[Any]:
@@ -187,7 +192,8 @@ class Finetune(Task):
         """Of the head, in float32; numbers in units of their spread."""
         layers = self._layers(reading.values)
         made = self._head(layers[0].shape[-1])
-        return made.outputs(head, layers, self._pooled(reading.mask), kept)
+        x = made.outputs(head, layers, self._pooled(reading.mask), kept)
+        return x if self.scores == "plain" else jax.nn.sigmoid(x)
 
     def _pooled(self, mask: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
         if not self.center_tokens:
@@ -226,9 +232,10 @@ class Finetune(Task):
         kept = None
         if train and self.dropout:
             keys = jax.random.wrap_key_data(draws["dropout"])
-            width = self._layers(reading.values)[0].shape[-1:]
+            tokens = self._layers(reading.values)[0].shape[1:]
+            width = self._head(tokens[-1]).n_features(tokens)
             share = 1 - self.dropout
-            draw = partial(jax.random.bernoulli, p=share, shape=width)
+            draw = partial(jax.random.bernoulli, p=share, shape=(width,))
             kept = jax.vmap(draw)(keys) / share
         made = self._outputs(variables["params"]["head"], reading, kept)
         label, valid = batch["label"], batch["valid"]

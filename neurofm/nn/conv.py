@@ -60,6 +60,27 @@ def strided_conv(
     return y.reshape(batch, frames, c_out)
 
 
+def transposed_conv(
+    x: Float[Array, "B T Cin"], kernel: Float[Array, "k Cin Cout"], stride: int
+) -> Float[Array, "B S Cout"]:
+    """The transpose of `strided_conv`: `(T - 1) stride + k` steps.
+
+    Every step is mapped to its taps by one product; taps of neighbours are added.
+    """
+    width, c_in, c_out = kernel.shape
+    batch, steps, _ = x.shape
+    pieces = -(-width // stride)
+    kernel = jnp.pad(kernel, ((0, pieces * stride - width), (0, 0), (0, 0)))
+    flat = kernel.transpose(1, 0, 2).reshape(c_in, -1)
+    taps = (x.reshape(-1, c_in) @ flat).reshape(batch, steps, pieces, -1)
+    parts = [
+        jnp.pad(taps[:, :, i], ((0, 0), (i, pieces - 1 - i), (0, 0)))
+        for i in range(pieces)
+    ]
+    whole = sum(parts[1:], parts[0]).reshape(batch, -1, c_out)
+    return whole[:, : (steps - 1) * stride + width]
+
+
 class ConvStem(nn.Module):
     """Convolutions without bias, exact GELU; the first one normed per feature in time.
 

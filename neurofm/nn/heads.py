@@ -3,7 +3,7 @@
 A head's parameters are `kernel` and `bias`, with `hidden_kernel` and `hidden_bias` of
 an mlp, `query` of attentive pooling, `mix` of a learned mix of layers.
 
-Axes: B items, T tokens, D features, H hidden units, K outputs, L layers.
+Axes: B items, T tokens, D width, F features of an item, H hidden units, K outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,38 +23,41 @@ class Head:
     """How tokens become outputs.
 
     Attributes:
-      kind: `linear`, which starts at zero, or `mlp`: a hidden layer with SELU, a linear
-        map (BrainOmni's released fine-tuning).
+      kind: `linear`, which starts at zero; `mlp`: a hidden layer with SELU, a linear
+        map (BrainOmni's released fine-tuning); or `flat`: all tokens side by side, a hidden
+        layer with ReLU, a linear map (Du-IN's).
       pool: `mean` over tokens, or `attention`: their mean by the softmax of the product
-        with a learned query, which starts as the plain mean.
+        with a learned query, which starts as the plain mean. `flat` pools nothing.
       mixed: all layers, by the softmax of a learned weight each (SUPERB, arXiv
         2105.01051, section 3), rather than one.
-      hidden: H of the mlp.
+      hidden: H; 0 is no hidden layer.
     """
 
-    kind: Literal["linear", "mlp"]
+    kind: Literal["linear", "mlp", "flat"]
     pool: Literal["mean", "attention"]
     mixed: bool
     hidden: int
 
     def start(
-        self, key: jax.Array, n_layers: int, n_features: int, n_outputs: int
+        self, key: jax.Array, n_layers: int, tokens: tuple[int, int], n_outputs: int
     ) -> Params:
-        """Fresh parameters."""
+        """Fresh parameters, for the tokens (T, D) of so many layers."""
         key_in, key_out = jax.random.split(key)
-        d, h, k = n_features, self.hidden, n_outputs
+        d, k = tokens[1], n_outputs
         normal = partial(jax.random.truncated_normal, lower=-2.0, upper=2.0)
         params: Params = {"bias": jnp.zeros(k)}
-        if self.kind == "linear":
-            params["kernel"] = jnp.zeros((d, k))
-        else:
-            params["hidden_kernel"] = 0.02 * normal(key_in, shape=(d, h))
-            params["hidden_bias"] = jnp.zeros(h)
-            params["kernel"] = 0.02 * normal(key_out, shape=(h, k))
         if self.pool == "attention":
             params["query"] = jnp.zeros(d)
         if self.mixed:
             params["mix"] = jnp.zeros(n_layers)
+        width = self.n_features(tokens)
+        if self.hidden:
+            params["hidden_kernel"] = 0.02 * normal(key_in, shape=(width, self.hidden))
+            params["hidden_bias"] = jnp.zeros(self.hidden)
+            width = self.hidden
+        params["kernel"] = jnp.zeros((width, k))
+        if self.kind != "linear":
+            params["kernel"] = 0.02 * normal(key_out, shape=(width, k))
         return params
 
     def outputs(
@@ -62,29 +65,44 @@ class Head:
         params: Mapping[str, Array],
         layers: Sequence[Float[Array, "B T D"]],
         mask: Bool[Array, "B T"],
-        kept: Float[Array, "B D"] | None = None,
+        kept: Float[Array, "B F"] | None = None,
     ) -> Float[Array, "B K"]:
         """Outputs of every item, in float32.
 
         Args:
           layers: one, or all of those that are mixed.
           mask: tokens that describe the item.
-          kept: 1 / (1 - dropout) or 0, of every pooled feature.
+          kept: 1 / (1 - dropout) or 0, of every feature F that is left of the tokens.
         """
         tokens = [layer.astype(jnp.float32) for layer in layers]
         x = tokens[0]
         if self.mixed:
             share = jax.nn.softmax(params["mix"])
             x = sum((w * t for w, t in zip(share, tokens, strict=True)), jnp.zeros(()))
+        x = self._features(params, x, mask)
+        if kept is not None:
+            x = x * kept
+        if self.hidden:
+            x = x @ params["hidden_kernel"] + params["hidden_bias"]
+            x = jax.nn.relu(x) if self.kind == "flat" else jax.nn.selu(x)
+        return x @ params["kernel"] + params["bias"]
+
+    def n_features(self, tokens: tuple[int, int]) -> int:
+        """F, what is left of tokens (T, D)."""
+        return tokens[0] * tokens[1] if self.kind == "flat" else tokens[1]
+
+    def _features(
+        self,
+        params: Mapping[str, Array],
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"],
+    ) -> Float[Array, "B F"]:
         here = mask.astype(jnp.float32)
+        if self.kind == "flat":
+            return (x * here[..., None]).reshape(len(x), -1)
         if self.pool == "attention":
             score = x @ params["query"] / x.shape[-1] ** 0.5
             here = here * jax.nn.softmax(jnp.where(mask, score, -1e9))
         total = here.sum(1, keepdims=True)
         # An item without a token has the mean of nothing, 0.
-        x = jnp.einsum("bt,btd->bd", here, x) / jnp.where(total > 0, total, 1.0)
-        if kept is not None:
-            x = x * kept
-        if self.kind == "mlp":
-            x = jax.nn.selu(x @ params["hidden_kernel"] + params["hidden_bias"])
-        return x @ params["kernel"] + params["bias"]
+        return jnp.einsum("bt,btd->bd", here, x) / jnp.where(total > 0, total, 1.0)

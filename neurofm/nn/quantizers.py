@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from neurofm.nn.norms import l2_normalize
 from neurofm.nn.sensors import dense_init
 
 Tree = dict
@@ -304,11 +305,15 @@ def sample(
 
 
 def kmeans(
-    samples: Float[Array, "M P"], weight: Float[Array, " M"], start: Float[Array, "K P"]
+    samples: Float[Array, "M P"],
+    weight: Float[Array, " M"],
+    start: Float[Array, "K P"],
+    unit: bool = False,
 ) -> tuple[Float[Array, "K P"], Float[Array, " K"]]:
     """Ten Lloyd steps: centres, and how many samples the last step gave each.
 
-    A centre without samples stays where it is and counts as one.
+    A centre without samples stays where it is and counts as one. With `unit`, samples
+    and centres are of unit length (spherical k-means).
     """
 
     def step(_, state):
@@ -318,6 +323,7 @@ def kmeans(
         bins = chosen.sum(0)
         means = jnp.matmul(chosen.T, samples, precision=EXACT)
         means = means / jnp.maximum(bins, 1)[:, None]
+        means = l2_normalize(means, 1e-12) if unit else means
         return jnp.where(bins[:, None] > 0, means, centers), jnp.maximum(bins, 1)
 
     return jax.lax.fori_loop(0, LLOYD_STEPS, step, (start, jnp.zeros(len(start))))
