@@ -48,9 +48,9 @@ class Rows:
     held: Int[np.ndarray, " T"]
     Y: Float[np.ndarray, "T V"]
 
-    def X(self, delays: Sequence[int] = DELAYS) -> Float[np.ndarray, "T F"]:
+    def X(self) -> Float[np.ndarray, "T F"]:
         """Features with their delays."""
-        return stimulus.delayed(self.runs, delays)
+        return stimulus.delayed(self.runs, DELAYS)
 
 
 def split(found: Sequence[Run], made: Simulation, use: Use) -> Rows:

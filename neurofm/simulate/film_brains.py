@@ -199,12 +199,12 @@ def noise(
 ) -> Float[np.ndarray, "P N"]:
     """Autoregressive noise, slow drift and a signal of the whole brain; variance 1."""
     drawn = rng.standard_normal((n_parcels, n_volumes + 50))
-    own = np.sqrt(1 - AR**2) * lfilter([1.0], [1.0, -AR], drawn)[:, 50:]
+    own = np.sqrt(1 - AR**2) * np.asarray(lfilter([1.0], [1.0, -AR], drawn))[:, 50:]
     at = (np.arange(n_volumes) + 0.5) / n_volumes
     cosines = np.sqrt(2) * np.cos(np.pi * np.outer([1, 2, 3], at))
     drift = rng.standard_normal((n_parcels, 3)) @ cosines / np.sqrt(3)
     drawn = rng.standard_normal(n_volumes + 50)
-    whole = np.sqrt(1 - 0.8**2) * lfilter([1.0], [1.0, -0.8], drawn)[50:]
+    whole = np.sqrt(1 - 0.8**2) * np.asarray(lfilter([1.0], [1.0, -0.8], drawn))[50:]
     loads = rng.choice([0.5, 1.0, np.sqrt(1.75)], (n_parcels, 1))  # mean square 1
     rest = 1 - DRIFT_POWER - GLOBAL_POWER
     return (
