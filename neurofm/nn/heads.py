@@ -24,8 +24,8 @@ class Head:
 
     Attributes:
       kind: `linear`, which starts at zero; `mlp`: a hidden layer with SELU, a linear
-        map (BrainOmni's released fine-tuning); or `flat`: all tokens side by side, a hidden
-        layer with ReLU, a linear map (Du-IN's).
+        map (BrainOmni's released fine-tuning); or `flat`: all tokens side by side, a
+        hidden layer with ReLU, a linear map (Du-IN's).
       pool: `mean` over tokens, or `attention`: their mean by the softmax of the product
         with a learned query, which starts as the plain mean. `flat` pools nothing.
       mixed: all layers, by the softmax of a learned weight each (SUPERB, arXiv
