@@ -35,6 +35,7 @@ class Crop(NamedTuple):
       scene: of the crop's clip, where scenes are simulated.
       at: first sample of the crop in that clip; negative where the clip is shorter.
       example: its number among labelled examples.
+      channel: the one that is taken alone; -1 is all.
       onset_s: where the crop begins on the clock of its stimulus, in seconds.
       second: first and past-last sample of another crop of the same item, where a row
         has two.
@@ -50,6 +51,7 @@ class Crop(NamedTuple):
     scene: Scene | None = None
     at: int = 0
     example: int = -1
+    channel: int = -1
     onset_s: float = 0.0
     second: tuple[int, int] | None = None
 

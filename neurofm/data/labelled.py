@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from neurofm.contract import BatchSpec
-from neurofm.data import audio, meeg, parcels
+from neurofm.data import audio, ieeg, meeg, parcels
 from neurofm.data.crops import Crop
 from neurofm.data.draws import below, draws_of_rows, permutation, stream_key
 from neurofm.data.records import Dataset
@@ -83,6 +83,8 @@ def find(
             meeg.check_frame(dataset.path, dataset.layouts, spec.contract)
         if spec.contract.kind == "fmri":
             parcels.check(dataset, spec)
+        if spec.contract.kind == "ieeg":
+            ieeg.check_labelled(dataset, spec.contract)
         found, count = _of_dataset(dataset, spec, data, reasons)
         rows += [(number, *row) for row in found]
         counts.append(count)
@@ -95,7 +97,8 @@ def _of_dataset(
 ) -> tuple[list[tuple[int, int, int, tuple[Any, ...]]], dict[str, int]]:
     against = np.any(list(reasons.values()), axis=0)
     least = spec.contract.receptive_samples
-    free = meeg.free_spans(dataset) if spec.contract.kind == "meeg" else None
+    brain = spec.contract.kind in ("meeg", "ieeg")
+    free = meeg.free_spans(dataset) if brain else None
     counts = {"used": 0, "other_split": 0, "no_label": 0, "too_short": 0, "bad": 0}
     out = []
     for item, start, stop, label in _candidates(dataset, data):
@@ -354,6 +357,9 @@ def _plan(
         fields, fill = meeg.FIELDS, meeg.filler(datasets, sizes)
     elif spec.contract.kind == "fmri":
         fields, fill = parcels.WINDOWS, parcels.filler(datasets, spec)
+    elif spec.contract.kind == "ieeg":
+        fields = frozenset(spec.fields) - {"label"}
+        fill = ieeg.filler(datasets, spec)
     else:
         fields, fill = audio.FIELDS, audio.filler(datasets)
 

@@ -253,7 +253,7 @@ def _stretches(
         _check(dataset, contract)
     reasons = reasons_against(datasets, data, use)
     return [
-        _of_dataset(number, dataset, contract, against)
+        of_dataset(number, dataset, contract, against)
         for number, (dataset, against) in enumerate(zip(datasets, reasons, strict=True))
     ]
 
@@ -261,7 +261,7 @@ def _stretches(
 def every(dataset: Dataset, contract: InputContract) -> Stretches:
     """The usable stretches of a dataset, whatever split they are of."""
     _check(dataset, contract)
-    return _of_dataset(0, dataset, contract, {})
+    return of_dataset(0, dataset, contract, {})
 
 
 def _check(dataset: Dataset, contract: InputContract) -> None:
@@ -269,9 +269,10 @@ def _check(dataset: Dataset, contract: InputContract) -> None:
     check_frame(dataset.path, dataset.layouts, contract)
 
 
-def _of_dataset(
+def of_dataset(
     number: int, dataset: Dataset, contract: InputContract, reasons: dict
 ) -> Stretches:
+    """Stretches of recordings that no reason is against and nothing marks bad."""
     n_samples = dataset.items["n_samples"].to_numpy()
     free = free_spans(dataset)
     least, sfreq = contract.receptive_samples, contract.sfreq

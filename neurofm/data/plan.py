@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neurofm.contract import BatchSpec, InputContract
-from neurofm.data import aligned, audio, codes, labelled, meeg, parcels
+from neurofm.data import aligned, audio, codes, ieeg, labelled, meeg, parcels
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan
 from neurofm.data.scenes import Scenery
@@ -26,9 +26,9 @@ def training(
 ) -> Plan:
     """The endless plan of a training run.
 
-    See `audio.training`, `meeg.training`, `codes.training`, `parcels.training` and, of
-    fMRI with the features of its stimuli, `aligned.training`; and `labelled.training`
-    where the task asks for labels.
+    See `audio.training`, `meeg.training`, `ieeg.training`, `codes.training`,
+    `parcels.training` and, of fMRI with the features of its stimuli, `aligned.training`;
+    and `labelled.training` where the task asks for labels.
     """
     contract = spec.contract
     if "label" in spec.fields:
@@ -37,6 +37,8 @@ def training(
         return audio.training(datasets, contract, data, seed, scenery)
     if contract.kind == "meeg":
         return meeg.training(datasets, contract, data, seed, batch_size)
+    if contract.kind == "ieeg":
+        return ieeg.training(datasets, spec, data, seed)
     if contract.kind == "codes":
         return codes.training(datasets, spec, data, seed)
     if contract.kind == "features":
@@ -62,6 +64,8 @@ def held_out(
         return audio.held_out(datasets, contract, data, limit, scenery)
     if contract.kind == "meeg":
         return meeg.held_out(datasets, contract, data, limit, batch_size)
+    if contract.kind == "ieeg":
+        return ieeg.held_out(datasets, spec, data, limit)
     if contract.kind == "codes":
         return codes.held_out(datasets, spec, data, limit)
     if contract.kind == "features":
@@ -74,5 +78,5 @@ def held_out(
 def _no_loader(contract: InputContract) -> NeuroFMError:
     return NeuroFMError(
         f"recordings of kind {contract.kind!r} cannot be loaded yet: use a task on "
-        "audio, meeg, fmri or features"
+        "audio, meeg, ieeg, fmri or features"
     )

@@ -57,6 +57,7 @@ class BrainBERT(Task):
       spectrogram: made in the step from the trace (`stft`), or read from a store of
         `superlets` (`signals.superlets`).
       sfreq: of the trace, in Hz.
+      reference: what traces are measured against.
       window_samples: of the trace; as released, 5 s without the last sample.
       frame_samples, hop_samples, n_freqs: of the spectrogram.
       edge_frames: left out at each end.
@@ -77,6 +78,7 @@ class BrainBERT(Task):
 
     spectrogram: Literal["stft", "superlets"] = "stft"
     sfreq: float = 2048.0
+    reference: str = "laplacian"
     window_samples: int = 10_239
     frame_samples: int = 400
     hop_samples: int = 50
@@ -152,7 +154,7 @@ class BrainBERT(Task):
                 window_samples=n,
                 hop_samples=self.hop_samples,
                 receptive_samples=(2 * self.edge_frames + 1) * self.hop_samples,
-                reference="laplacian",
+                reference=self.reference,
                 normalisation="one scale a frequency and window",
             ),
         )
@@ -172,7 +174,7 @@ class BrainBERT(Task):
                 window_samples=self.window_frames,
                 hop_samples=1,
                 receptive_samples=1,
-                reference="laplacian",
+                reference=self.reference,
                 normalisation="none",
             ),
         )

@@ -10,6 +10,7 @@ Axes: B items, C channels, T samples, E neural channels, P patches (tokens), L s
 of a patch, D width, N layers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neurofm.contract import BatchSpec, Field, InputContract
+from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
 from neurofm.nn import batchnorm
 from neurofm.nn.apply import apply
@@ -40,6 +42,7 @@ class Trunk:
 
     Attributes:
       sfreq: in Hz.
+      reference: what channels are measured against.
       n_chans: C; channels that a subject lacks are masked.
       subjects: names of those with a map of their own.
       segment_samples, patch_samples: T and L.
@@ -52,6 +55,7 @@ class Trunk:
     """
 
     sfreq: float = 1000.0
+    reference: str = "bipolar"
     n_chans: int = 10
     subjects: tuple[str, ...] = ("subject",)
     segment_samples: int = 4000
@@ -117,7 +121,7 @@ class Trunk:
                 window_samples=t,
                 hop_samples=self.patch_samples,
                 receptive_samples=self.patch_samples,
-                reference="bipolar",
+                reference=self.reference,
                 normalisation="one scale a channel and window"
                 if self.normalise == "window"
                 else "none",
@@ -251,6 +255,21 @@ class Trunk:
         patches = -(-n_samples // self.patch_samples)
         n = max(1, min(patches, self.n_patches)) * self.patch_samples
         return replace(self, segment_samples=n)
+
+    def fitted(self, datasets: Sequence[Dataset]) -> "Trunk":
+        """With the subjects and channels of intracranial stores.
+
+        Raises:
+          NeuroFMError: a recording whose subject nobody told, of several.
+        """
+        names = {name for d in datasets for name in d.items["subject"].to_pylist()}
+        if "" in names and len(names) > 1:
+            raise NeuroFMError(
+                "some recordings tell their subject and some do not: give every one a "
+                "`subject` (--labels or --pattern of `neurofm prepare`)"
+            )
+        most = max(int(d.n_chans.max()) for d in datasets)
+        return replace(self, subjects=tuple(sorted(names)), n_chans=most)
 
     def token_times(self, n: int) -> Float[np.ndarray, " P"]:
         """Centres of patches in seconds."""

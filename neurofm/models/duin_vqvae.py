@@ -9,6 +9,7 @@ where they differ.
 Axes: B items, C channels, T samples, E neural channels, P tokens, D width, F bands.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neurofm.contract import BatchSpec
+from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
 from neurofm.models import duin_trunk, duin_weights
 from neurofm.models.duin_trunk import Trunk
@@ -354,6 +356,10 @@ class DuINVQVAE(Task):
         times = (jnp.arange(x.shape[1]) + 0.5) / self.trunk.sfreq
         mask = jnp.repeat(there, self.trunk.patch_samples, axis=1)
         return Reading(values, jnp.broadcast_to(times, mask.shape), mask)
+
+    def fitted(self, datasets: Sequence[Dataset]) -> "DuINVQVAE":
+        """With the subjects and channels of the data."""
+        return replace(self, trunk=self.trunk.fitted(datasets))
 
     def shortened(self, n_samples: int) -> "DuINVQVAE":
         """For segments of `n_samples`, in whole patches."""
