@@ -1,0 +1,1 @@
+"""Readers of intracranial recordings and their preparation."""
