@@ -38,7 +38,7 @@ def without_hum(
     steps = np.arange(line_freq, min(HIGHEST_HZ, sfreq / 2 - 1) + 1e-6, line_freq)
     for f in steps:
         b, a = iirnotch(f, Q, sfreq)
-        x = lfilter(b, a, x, axis=-1)
+        x = np.asarray(lfilter(b, a, x, axis=-1))
     return x
 
 

@@ -27,8 +27,8 @@ def training(
     """The endless plan of a training run.
 
     See `audio.training`, `meeg.training`, `ieeg.training`, `codes.training`,
-    `parcels.training` and, of fMRI with the features of its stimuli, `aligned.training`;
-    and `labelled.training` where the task asks for labels.
+    `parcels.training` and, of fMRI with the features of its stimuli,
+    `aligned.training`; and `labelled.training` where the task asks for labels.
     """
     contract = spec.contract
     if "label" in spec.fields:
