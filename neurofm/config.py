@@ -464,13 +464,24 @@ def _check(node: Any, key: str) -> None:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Identity fields that differ between two saved trees: (key, old, new)."""
-    a, b = _flat(old), _flat(new)
+    """Identity fields that differ between two saved trees: (key, old, new).
+
+    A field that was not there yet when `old` was saved has its default.
+    """
+    a, b = _flat(_completed(old)), _flat(new)
     return [
         (key, a.get(key), b.get(key))
         for key in sorted({*a, *b})
         if a.get(key) != b.get(key) and not key.startswith(PLACEMENT)
     ]
+
+
+def _completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of fields that it lacks; as it is where it fits no more."""
+    try:
+        return to_json(from_json(saved))
+    except NeuroFMError:  # what it has and is not known any more is a difference
+        return saved
 
 
 def _flat(obj: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -297,6 +297,23 @@ def test_identity_is_a_difference_with_both_values(setting, old, new):
     assert config.difference(saved(), saved(setting, *PLACEMENT)) == [(key, old, new)]
 
 
+def test_a_field_that_came_later_is_its_default():
+    old = saved()
+    del old["optim"]["layers"]
+    del old["optim"]["algorithm"]
+    del old["data"]["even_windows"]
+    del old["task"]["masker"]["n_groups"]
+    assert config.difference(old, saved()) == []
+    found = config.difference(old, saved("optim.algorithm=lamb", "data.even_windows=3"))
+    assert found == [("data.even_windows", 0, 3), ("optim.algorithm", "adamw", "lamb")]
+
+
+def test_a_field_that_is_gone_is_a_difference():
+    old = saved()
+    old["optim"]["momentum"] = 0.5
+    assert config.difference(old, saved()) == [("optim.momentum", 0.5, None)]
+
+
 def test_every_field_that_may_change_is_one_that_exists():
     known = ["a" + key for key in config._flat(saved())]
     for prefix in config.PLACEMENT:
