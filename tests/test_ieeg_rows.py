@@ -125,6 +125,28 @@ def test_recordings_that_the_model_does_not_take_are_refused(fields, message, tm
         ieeg.training([data], GROUP, Data(), 0)
 
 
+def test_a_stranger_who_is_held_out_is_in_nobodys_way(tmp_path):
+    people = ("dora", None)
+    data = store(tmp_path / "d", [(3, 60), (3, 60)], subjects=people)
+    with pytest.raises(NeuroFMError, match="recordings of 'dora' where"):
+        ieeg.training([data], GROUP, Data(), 0)
+    with pytest.raises(NeuroFMError, match="recordings of 'nobody' where"):
+        ieeg.held_out([data], GROUP, Data(), 9)
+    data = store(tmp_path / "e", [(3, 60), (3, 60)], subjects=("anna", "dora"))
+    held = Data(hold_out=("subject=dora",))
+    plan = ieeg.training([data], GROUP, held, 0)
+    batch = plan.fill([plan.crop(i) for i in range(3)], GROUP)
+    assert {plan.crop(i).item for i in range(3)} == {0}
+    assert set(batch["subject"]) == {GROUP.fields["subject"].words.index("anna")}
+
+
+def test_one_subject_needs_no_name(tmp_path):
+    data = store(tmp_path / "d", [(3, 60), (3, 60)], subjects=("",))
+    spec = VQVAE.fitted([data]).batch_spec()
+    plan = ieeg.training([data], spec, Data(), 0)
+    np.testing.assert_array_equal(plan.fill([plan.crop(0)], spec)["subject"], [0])
+
+
 def experiment(task, path, **fields):
     return Experiment(
         task=task,

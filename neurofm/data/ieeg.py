@@ -138,6 +138,7 @@ def _windows(
     for number, (dataset, against) in enumerate(zip(datasets, reasons, strict=True)):
         check(dataset, spec.contract)
         stretches = meeg.of_dataset(number, dataset, spec.contract, against)
+        refuse_strangers(dataset, stretches.items, spec)
         found.append(Windows(stretches, spec.contract.n_chans == 1))
     return found
 
@@ -201,9 +202,6 @@ def filler(datasets: Sequence[Dataset], spec: BatchSpec):
     ieeg/length        int32 [b]          samples that are recorded
     ieeg/channel_mask  bool [b, C]        channels that are there, where it is asked for
     subject            int32 [b]          of the names that the model knows, where asked
-
-    Raises:
-      NeuroFMError: a recording of a subject that the model does not know.
     """
     names = spec.fields["subject"].words if "subject" in spec.fields else ()
     whose = [_subjects(dataset, names) for dataset in datasets] if names else []
@@ -231,14 +229,27 @@ def filler(datasets: Sequence[Dataset], spec: BatchSpec):
     return fill
 
 
-def _subjects(dataset: Dataset, names: Sequence[str]) -> Int[np.ndarray, " items"]:
-    """The number of every recording's subject."""
-    number = {name: i for i, name in enumerate(names)}
+def refuse_strangers(
+    dataset: Dataset, items: Int[np.ndarray, " n"], spec: BatchSpec
+) -> None:
+    """Refuse recordings, of those that are used, of whom the model does not know.
+
+    Raises:
+      NeuroFMError: there are some, where the model knows subjects by name.
+    """
+    names = spec.fields["subject"].words if "subject" in spec.fields else ()
     told = dataset.items["subject"].to_pylist()
-    if unknown := sorted(set(told) - set(number)):
+    unknown = sorted({told[item] or "" for item in items} - set(names))
+    if names and unknown:
         raise NeuroFMError(
             f"the dataset {dataset.path} has recordings of {unknown[0] or 'nobody'!r} "
             f"where the model knows {', '.join(names)}: leave them out with "
             "data.hold_out, or train a model with them"
         )
-    return np.array([number[name] for name in told], int)
+
+
+def _subjects(dataset: Dataset, names: Sequence[str]) -> Int[np.ndarray, " items"]:
+    """The number of every recording's subject, -1 for those that are not used."""
+    number = {name: i for i, name in enumerate(names)}
+    told = dataset.items["subject"].to_pylist()
+    return np.array([number.get(name or "", -1) for name in told], int)

@@ -353,11 +353,16 @@ def _plan(
     n_crops: int | None,
     crop: Callable[[int], Crop],
 ) -> Plan:
+    items = [
+        np.unique(examples.item[examples.dataset == d]) for d in range(len(datasets))
+    ]
     if spec.contract.kind == "meeg":
         fields, fill = meeg.FIELDS, meeg.filler(datasets, sizes)
     elif spec.contract.kind == "fmri":
         fields, fill = parcels.WINDOWS, parcels.filler(datasets, spec)
     elif spec.contract.kind == "ieeg":
+        for dataset, used in zip(datasets, items, strict=True):
+            ieeg.refuse_strangers(dataset, used, spec)
         fields = frozenset(spec.fields) - {"label"}
         fill = ieeg.filler(datasets, spec)
     else:
@@ -366,9 +371,6 @@ def _plan(
     def with_label(crops: Sequence[Crop], spec: BatchSpec) -> dict[str, np.ndarray]:
         return {**fill(crops, spec), "label": made[[c.example for c in crops]]}
 
-    items = [
-        np.unique(examples.item[examples.dataset == d]) for d in range(len(datasets))
-    ]
     return Plan(
         datasets=tuple(datasets),
         items=tuple(items),
