@@ -135,6 +135,32 @@ def test_scores_of_tags_and_numbers_follow_their_definitions():
     assert found["scores"]["chance"]["mean"] < 0.05 < found["scores"]["model"]["low"]
 
 
+def test_numbers_that_tell_no_example_from_another_are_not_scored():
+    rng = np.random.default_rng(4)
+    y = np.stack([rng.normal(5, 2, 30), np.full(30, 3.0), np.full(30, np.nan)], 1)
+    made = rng.normal(5, 2, y.shape)
+    groups, names, centre = np.arange(30) // 2, ("a", "b", "c"), (5.0, 5.0, 5.0)
+    found = scoring.score("numbers", made, y, groups, names, centre)
+    assert found["numbers_left_out"] == 2
+    assert list(found["by_number"]) == ["a"]
+    alone = scoring.score("numbers", made[:, :1], y[:, :1], groups, ("a",), (5.0,))
+    assert found["scores"]["model"] == alone["scores"]["model"]
+    with pytest.raises(NeuroFMError, match="no number differs between the examples"):
+        scoring.score("numbers", made[:, 1:], y[:, 1:], groups, names[1:], centre[1:])
+    with pytest.raises(NeuroFMError, match="no tag differs between the examples"):
+        scoring.score("tags", made, np.ones((30, 3)), groups, names, ())
+
+
+def test_a_number_that_few_know_does_not_make_the_interval():
+    """A resample in which the three who have it are one has no R2 of it."""
+    rng = np.random.default_rng(5)
+    y = rng.normal(0, 1, (40, 2))
+    y[3:, 1] = np.nan
+    made = np.nan_to_num(y) + rng.normal(0, 0.3, y.shape)
+    found = scoring.score("numbers", made, y, np.arange(40), ("a", "b"), (0.0, 0.0))
+    assert found["scores"]["model"]["low"] > -1e3
+
+
 def test_resampling_a_mean_agrees_with_its_standard_error():
     x = np.random.default_rng(4).normal(0, 1, 400)
     found = resampled(lambda rows: float(x[rows].mean()), np.arange(400), seed=1)

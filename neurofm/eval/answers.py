@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from sklearn.metrics import average_precision_score, confusion_matrix
 
+from neurofm.errors import NeuroFMError
 from neurofm.eval.stats import interval, resampled
 from neurofm.objectives.answers import Answer
 
@@ -29,7 +30,8 @@ def score(
     Classes: balanced accuracy, and the confusion of true (rows) with guessed. Tags: the
     mean over tags of the average precision, whose chance is how often a tag is there;
     tags that no example or every one has are left out and counted. Numbers: the mean of
-    R2 over them; chance is the mean of the training examples.
+    R2 over them; chance is the mean of the training examples; numbers that are the same
+    in all examples that have them are left out and counted.
 
     Args:
       made: what the model reads as `prediction`.
@@ -37,6 +39,9 @@ def score(
       groups: recording of each example.
       names: of the classes, tags or numbers.
       centre: mean of each number over the training examples.
+
+    Raises:
+      NeuroFMError: no tag or number tells the examples apart.
     """
     if len(np.unique(groups)) < 2:
         groups = np.arange(len(groups))
@@ -74,6 +79,7 @@ def _classes(made, truth, groups, names) -> dict[str, Any]:
 
 def _tags(made, truth, groups, names) -> dict[str, Any]:
     told = np.flatnonzero((truth.min(0) < 1) & (truth.max(0) > 0))
+    _refuse_none(told, "tag")
 
     def precisions(rows: Int[np.ndarray, " m"]) -> dict[str, float]:
         """Of the tags that these examples have; a resample may lack one."""
@@ -101,12 +107,21 @@ def _tags(made, truth, groups, names) -> dict[str, Any]:
 
 
 def _numbers(made, truth, groups, names, centre) -> dict[str, Any]:
+    several = [len(np.unique(y[np.isfinite(y)])) > 1 for y in truth.T]
+    told = np.flatnonzero(several)
+    _refuse_none(told, "number")
+    made, truth = made[:, told], truth[:, told]
     known = np.isfinite(truth)
 
     def r2(guess: Float[np.ndarray, "n K"]) -> Callable[[Int[np.ndarray, " m"]], float]:
-        return lambda rows: float(np.mean(_r2(guess[rows], truth[rows])))
+        def mean(rows: Int[np.ndarray, " m"]) -> float:
+            """Of the numbers that differ in these examples; a resample may lack one."""
+            each = _r2(guess[rows], truth[rows])
+            return float(np.nanmean(each)) if np.isfinite(each).any() else np.nan
 
-    mean = np.broadcast_to(np.asarray(centre, float), truth.shape)
+        return mean
+
+    mean = np.broadcast_to(np.asarray(centre, float)[told], truth.shape)
     chance = r2(mean)(np.arange(len(truth)))
     each = _r2(made, truth)
     return {
@@ -115,20 +130,29 @@ def _numbers(made, truth, groups, names, centre) -> dict[str, Any]:
             "model": {**_resampled(r2(made), groups), "n": int(known.any(1).sum())},
             "chance": {"mean": chance, "std": 0.0, "n": int(known.any(1).sum())},
         },
-        "by_number": dict(zip(names, map(float, each), strict=True)),
+        "by_number": {names[k]: float(x) for k, x in zip(told, each, strict=True)},
+        "numbers_left_out": len(names) - len(told),
     }
+
+
+def _refuse_none(told: Int[np.ndarray, " k"], what: str) -> None:
+    if not len(told):
+        raise NeuroFMError(
+            f"no {what} differs between the examples to score, so nothing is told: "
+            "hold out more of them"
+        )
 
 
 def _r2(
     guess: Float[np.ndarray, "m K"], truth: Float[np.ndarray, "m K"]
 ) -> Float[np.ndarray, " K"]:
-    """R2 of each number over the examples where it is known."""
+    """R2 of each number over the examples where it is known; NaN where it is one."""
     known = np.isfinite(truth)
     n = np.maximum(known.sum(0), 1)
     y = np.where(known, truth, 0)
     spread = np.where(known, (y - y.sum(0) / n) ** 2, 0).sum(0)
     error = np.where(known, (y - guess) ** 2, 0).sum(0)
-    return 1 - error / np.maximum(spread, 1e-12)
+    return 1 - np.divide(error, spread, out=np.full(len(n), np.nan), where=spread > 0)
 
 
 def _resampled(
