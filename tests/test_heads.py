@@ -225,3 +225,16 @@ def test_no_change_is_no_change():
     assert Augment().changed({"audio/wave": jnp.asarray(wave())}, jnp.zeros(0)) == {}
     with pytest.raises(NeuroFMError, match=r"task.augment.flip is 2: give 0 or more"):
         Augment(flip=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "settings", "message"),
+    [
+        ("fmri/bold", {"gain_db": 3.0}, "takes none of them: leave task.augment out"),
+        ("audio/wave", {"drop_chans": 0.5}, "drop_chans leaves out sensors of EEG"),
+    ],
+)
+def test_a_change_that_nothing_would_follow_is_refused(field, settings, message):
+    keys = jax.random.key_data(jax.vmap(jax.random.key)(jnp.arange(3)))
+    with pytest.raises(NeuroFMError, match=message):
+        Augment(**settings).changed({field: jnp.asarray(wave())}, keys)

@@ -60,6 +60,9 @@ class Augment:
 
         Args:
           keys: data of a key for every item.
+
+        Raises:
+          NeuroFMError: there is nothing in it that could be changed so.
         """
         if self == Augment():
             return {}
@@ -69,6 +72,16 @@ class Augment:
                 made[name] = jax.vmap(self._signal)(batch[name], keys)
         if self.drop_chans and (mask := batch.get("meeg/sensor_mask")) is not None:
             made["meeg/sensor_mask"] = jax.vmap(self._dropped)(mask, keys)
+        if not made:
+            raise NeuroFMError(
+                "task.augment changes sound, EEG and MEG, and this model takes none of "
+                "them: leave task.augment out"
+            )
+        if self.drop_chans and "meeg/sensor_mask" not in made:
+            raise NeuroFMError(
+                "task.augment.drop_chans leaves out sensors of EEG and MEG, and this "
+                "model takes neither: set it to 0"
+            )
         return made
 
     def _signal(self, x: Float[Array, "C T"], data: Array) -> Float[Array, "C T"]:
