@@ -333,6 +333,7 @@ def test_a_class_that_only_the_test_holds_is_refused(tmp_path):
 
 def test_sound_that_is_missing_is_told_with_the_rates_there_are(tmp_path):
     task = tasks.read(scenes(tmp_path / "task", seconds=0.1))
+    (tmp_path / "task/16000 old").mkdir()
     assert task.audio("test", "test0.wav", 32000).parts[-3] == "16000"
     (tmp_path / "task/16000/test/test0.wav").unlink()
     with pytest.raises(

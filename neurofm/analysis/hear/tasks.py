@@ -66,7 +66,8 @@ class HearTask:
         Raises:
           NeuroFMError: there is none.
         """
-        rates = sorted(int(p.name) for p in self.path.glob("[0-9]*") if p.is_dir())
+        folders = [p.name for p in self.path.iterdir() if p.is_dir()]
+        rates = [int(name) for name in folders if name.isdecimal()]
         rates.sort(key=lambda rate: (rate < sfreq, abs(rate - sfreq)))
         for rate in rates:
             if (found := self.path / str(rate) / split / file).is_file():
