@@ -79,6 +79,13 @@ def test_more_items_than_asked_for_are_drawn_and_counted(tmp_path, two_models):
     assert found["scores"]["cka"]["a × b"]["n"] == 9
 
 
+def test_fewer_items_drawn_than_neighbours_are_too_few(tmp_path, two_models):
+    path = tmp_path / "few.toml"
+    path.write_text('kind = "similarity"\nmax_items = 8')
+    with pytest.raises(NeuroFMError, match="8 items are too few to compare"):
+        evaluate([*two_models], out=tmp_path / "o", suite=path)
+
+
 def test_embeddings_of_different_items_are_not_compared(tmp_path, rng, two_models):
     items = [f"r{i:02d}" for i in range(1, N + 1)]
     other = save(tmp_path / "c", {"last": rng.normal(size=(N, 3))}, items=items)
@@ -262,6 +269,9 @@ def test_seeds_of_different_items_are_not_averaged(tmp_path, rng, gallery):
         ('kind = "similarity"\nmax_items = "few"', "sets max_items = 'few'"),
         ('kind = "similarity"\nmeasures = ["ccc"]', "sets measures"),
         ('kind = "encoding"\ntarget = "x"', "no setting 'target'"),
+        ('kind = "similarity"\nneighbours = 0', "greater than 0"),
+        ('kind = "hear"\nn_configs = 0', "greater than 0"),
+        ('kind = "retrieval"\nks = [1, -5]', "greater than 0"),
     ],
 )
 def test_a_declared_suite_that_is_wrong_is_one_sentence(tmp_path, text, words):

@@ -117,7 +117,7 @@ def _checked(suite: Suite) -> Suite:
 
     if suite.kind in KINDS:
         module = importlib.import_module(KINDS[suite.kind])
-        hints = typing.get_type_hints(module.Settings)
+        hints = typing.get_type_hints(module.Settings, include_extras=True)
     else:
         hints = OF_THE_COMMAND[suite.kind]
     values = {}

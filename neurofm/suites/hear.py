@@ -3,7 +3,6 @@
 Axes: T tokens, D width.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import PositiveInt
 
-from neurofm import config, stores
+from neurofm import config, files, stores
 from neurofm.analysis.hear import events, scores, search
 from neurofm.analysis.hear.search import Embedded, Protocol
 from neurofm.analysis.hear.tasks import HearTask, tasks
@@ -27,6 +27,7 @@ from neurofm.signals.mel import log_mel, mean_std
 
 _log = logging.getLogger(__name__)
 
+POINTS = len(search.GRID)
 Beside = Literal["untrained", "baseline"]
 # Of a recording: tokens, or the one vector of a scene, and their times in ms.
 Read = tuple[Float[np.ndarray, "T D"], Float[np.ndarray, " T"]]
@@ -49,10 +50,10 @@ class Settings:
     tasks: tuple[str, ...] = ()
     layer: str = "last"
     beside: tuple[Beside, ...] = ("untrained", "baseline")
-    n_configs: int = len(search.GRID)
-    hidden_dim: int = search.GRID[0].hidden_dim
-    max_epochs: int = Protocol.max_epochs
-    patience: int = Protocol.patience
+    n_configs: PositiveInt = POINTS
+    hidden_dim: PositiveInt = search.GRID[0].hidden_dim
+    max_epochs: PositiveInt = Protocol.max_epochs
+    patience: PositiveInt = Protocol.patience
 
     def protocol(self) -> Protocol:
         grid = search.GRID[: self.n_configs]
@@ -102,8 +103,7 @@ def evaluate(
         if (mean := chance(task)) is not None:
             table.setdefault(task.name, {})["chance"] = {"mean": mean}
         (out / "hear").mkdir(parents=True, exist_ok=True)
-        text = json.dumps(told[task.name], indent=2, allow_nan=False)
-        (out / "hear" / f"{task.name}.json").write_text(text + "\n")
+        files.write_json(out / "hear" / f"{task.name}.json", told[task.name])
     return {
         "metric": "HEAR score",
         "over": "folds",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from pydantic import PositiveInt
 
 from neurofm import stores
 from neurofm.analysis import retrieval
@@ -44,7 +45,7 @@ class Settings:
     layer: str = "last"
     gallery_layer: str = "last"
     segment_s: float | None = None
-    ks: tuple[int, ...] = (1, 5, 10)
+    ks: tuple[PositiveInt, ...] = (1, 5, 10)
 
 
 class Segments(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import PositiveInt
 
 from neurofm import stores
 from neurofm.analysis import cca, cka, neighbours, rdm, rsa, trsa
@@ -40,8 +41,8 @@ class Settings:
 
     measures: tuple[Measure, ...] = get_args(Measure)
     layers: tuple[str, ...] = ()
-    max_items: int = 1000
-    neighbours: int = 10
+    max_items: PositiveInt = 1000
+    neighbours: PositiveInt = 10
 
 
 class Layer(NamedTuple):
@@ -78,10 +79,13 @@ def evaluate(
     saved = [open_saved(path) for path in given]
     rows = shared_rows(saved)
     n = len(rows[0])
-    if n < max(LEAST, settings.neighbours + 1 if _asks_neighbours(settings) else 0):
+    n_used = min(n, settings.max_items)
+    if n_used < max(
+        LEAST, settings.neighbours + 1 if _asks_neighbours(settings) else 0
+    ):
         raise NeuroFMError(
-            f"{n} items are too few to compare: give {LEAST} or more, and more than "
-            f"the {settings.neighbours} neighbours of mutual_knn"
+            f"{n_used} items are too few to compare: give {LEAST} or more, and more "
+            f"than the {settings.neighbours} neighbours of mutual_knn"
         )
     kept = np.arange(n)
     if n > settings.max_items:

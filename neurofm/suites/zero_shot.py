@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import PositiveInt
 
 from neurofm import stores
 from neurofm.analysis import retrieval, zero_shot
@@ -47,7 +48,7 @@ class Settings:
     layer: str = "last"
     text_layer: str = "last"
     separator: str | None = None
-    ks: tuple[int, ...] = (1, 3)
+    ks: tuple[PositiveInt, ...] = (1, 3)
 
 
 def evaluate(
