@@ -1,5 +1,6 @@
 """Similarity, RSA and resampling: what must hold whatever the numbers are."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from neurofm.analysis import (
 )
 from neurofm.errors import NeuroFMError
 from neurofm.eval import nested, resampling
+from neurofm.objectives.contrastive import match_loss
 
 
 @pytest.fixture
@@ -158,3 +160,10 @@ def test_two_classes_have_a_weight_each(rng, n_features):
 def test_a_probe_of_one_class_is_refused(rng):
     with pytest.raises(NeuroFMError, match="of one class only"):
         nested.logistic(rng.normal(size=(7, 3)), np.zeros(7, int), 1.0, 2)
+
+
+def test_a_silent_query_leaves_the_slopes_of_matching_finite(rng):
+    query, other = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    query[2] = 0
+    slopes = jax.grad(lambda a, b: match_loss(a, b).mean(), (0, 1))(query, other)
+    assert all(np.isfinite(slope).all() for slope in slopes)
