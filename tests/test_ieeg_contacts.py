@@ -26,6 +26,8 @@ NAMES = ["LA1", "LA2", "LA3", "LA10", "L'1", "L'2", "DC01", "ECG1", "B4"]
         ("LT_03", ("LT", 3)),
         ("A1B-2", ("A1B", 2)),
         ("DC10", None),
+        ("PREC5", ("PREC", 5)),
+        ("PR", None),
         ("ECG", None),
         ("EKG2", None),
         ("Pulse Rate", None),

@@ -14,8 +14,8 @@ from neurofm.errors import NeuroFMError
 
 # What an amplifier records beside contacts.
 _NO_CONTACT = re.compile(
-    r"^(DC|E[CK]G|EMG|EOG|TRIG|STATUS|STI|PULSE|RESP|SPO2|EVENT|MARK|OSAT|PR|ANNOT)"
-    r"[A-Z]*\W*\d*$",
+    r"^((DC|E[CK]G|EMG|EOG|TRIG|STATUS|STI|PULSE|RESP|SPO2|EVENT|MARK|OSAT|ANNOT)"
+    r"[A-Z]*|PR)\W*\d*$",
     re.IGNORECASE,
 )
 _PREFIX = re.compile(r"^(EEG|SEEG|ECOG|POL)\s+", re.IGNORECASE)
