@@ -495,6 +495,17 @@ def test_a_filter_that_cannot_be_is_refused(tmp_path):
         prepare(tmp_path / "a.npz", tmp_path / "out", settings=settings)
 
 
+def test_plain_arrays_are_read_whatever_their_names(tmp_path):
+    x = np.random.default_rng(6).normal(0, 1, (50, 4)).astype(np.float32)
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["recording-00001"] = x
+    axes = ("time", "region")
+    settings = Settings(atlas="four", source_tr=2.0, scale="none", axes=axes)
+    prepare(tmp_path / "all.h5", tmp_path / "d", settings=settings)
+    (found,) = held(tmp_path / "d")[1].values()
+    np.testing.assert_array_equal(found, x.T)
+
+
 def test_stacked_recordings_of_several_atlases_are_taken_apart(tmp_path):
     rng = np.random.default_rng(6)
     sizes = {"buckner7": 2, "schaefer400": 4, "tian3": 3}

@@ -157,7 +157,7 @@ def _datasets(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _from_hdf5(path: Path, part: str, settings: Settings) -> Run:
-    if part.startswith(stacked.PREFIX):
+    if part.startswith(stacked.PREFIX) and not _datasets(path):
         return _from_stack(path, part)
     try:
         with h5py.File(path) as file:
