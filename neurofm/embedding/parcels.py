@@ -35,7 +35,7 @@ def of_record(dataset: Dataset, row: int, contract: InputContract) -> Recorded:
 def of_array(
     x: Any, sfreq: float | None, contract: InputContract
 ) -> tuple[Recorded, list[Difference]]:
-    """A run as an array (C, N) in any unit, scaled as `neurofm prepare fmri` does.
+    """A run as an array (C, N) in any unit, scaled as by `prepare fmri --ddof 0`.
 
     A region with a value that is not finite, or that never changes, is taken as not
     recorded.
