@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data_pipelines.shown import shown
 from neurofm.cli import LOCAL, PLACE, command, counter, numbers, table
 from neurofm.errors import NeuroFMError
 from neurofm.stores import Place
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _LABELS = ("labels", "pattern", "subdirs", "workers")
 _MEEG = ("picks", "montage", "electrodes", "unit", "line_freq", "notch", "band")
 _MEEG += ("bads", "frame", "coil_types")
+_IEEG = ("reference", "notch", "line_freq", "source_sfreq", "unit", "electrodes")
 _ENTITIES = ("subject", "session", "task", "run", "acquisition", "processing")
 _ENTITIES += ("datatype",)
 _FMRI = ("atlas", "names", "mask", "axes", "array", "tr", "source_tr", "confounds")
@@ -27,20 +29,14 @@ TAKES = {
     "audio": (*_LABELS, "channels", "runner", "beam"),
     "meeg": (*_LABELS, *_MEEG),
     "bids": (*_LABELS, *_MEEG, *_ENTITIES),
+    "ieeg": (*_LABELS, *_IEEG, "words"),
     "fmri": (*_LABELS, *_FMRI, "only", "events"),
     "features": (*_FEATURES, "workers"),
     "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
     "codes": ("tokenizer", "segment_s", "overlap", "batch_size"),
 }
 _SFREQ = {"audio": 16_000.0, "tfds": 16_000.0, "meeg": 256.0, "bids": 256.0}
-_SFREQ |= {"features": 2.0}
-_NEXT = {
-    "audio": "wavjepa/tiny",
-    "meeg": "brainomni/tokenizer",
-    "codes": "brainomni/tiny",
-    "features": "tribe/quickstart",
-}
-_SHOWN = 20  # sentences of a kind
+_SFREQ |= {"features": 2.0, "ieeg": 2048.0}
 
 
 def _of_another_kind(kind: str) -> set[str]:
@@ -66,7 +62,9 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.argument("src", type=PLACE)
 @click.option("--out", type=PLACE, required=True)
 @click.option(
-    "--sfreq", type=float, help="Hz; default 16000 for sound, 256 M/EEG, 2 features."
+    "--sfreq",
+    type=float,
+    help="Hz; default 16000 sound, 256 M/EEG, 2048 iEEG, 2 features.",
 )
 @click.option(
     "--channels", type=click.Choice(["first", "mean", "all"]), default="first"
@@ -82,14 +80,26 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--beam", multiple=True, metavar="NAME=VALUE", help="Option of Beam.")
 @click.option("--corpus", help="tfds: SRC is librispeech, speech_commands or esc50.")
 @click.option("--audio", default="audio", help="tfds: the feature that is the sound.")
-@click.option("--source-sfreq", type=float, help="tfds: its rate, if not told.")
+@click.option("--source-sfreq", type=float, help="tfds, iEEG: rate, if not told.")
 @click.option("--data-dir", type=LOCAL, help="tfds: where SRC, a name, is prepared.")
 @click.option("--picks", help="M/EEG: types or names, as MNE takes them: eeg,mag.")
 @click.option("--montage", help="M/EEG: a montage of MNE, or a file of positions.")
-@click.option("--electrodes", type=LOCAL, help="M/EEG: TSV of name, x, y, z, unit.")
-@click.option("--unit", help="M/EEG: what the files' numbers are in: uV or fT,fT/cm.")
-@click.option("--line-freq", type=float, help="M/EEG: of the mains, if not told.")
-@click.option("--notch", help="M/EEG: Hz to take out, 50,60 or none; default the line.")
+@click.option(
+    "--electrodes",
+    type=LOCAL,
+    help="M/EEG: TSV of name, x, y, z, unit; iEEG: of name, index, status.",
+)
+@click.option("--unit", help="M/EEG, iEEG: of the files' numbers: uV or fT,fT/cm.")
+@click.option("--line-freq", type=float, help="M/EEG, iEEG: of the mains.")
+@click.option("--notch", help="M/EEG, iEEG: Hz, 50,60 or none; default the line.")
+@click.option(
+    "--reference",
+    type=click.Choice(["laplacian", "bipolar", "average", "none"]),
+    default="laplacian",
+    show_default=True,
+    help="iEEG: what contacts are measured against.",
+)
+@click.option("--words", type=LOCAL, help="iEEG: TSV of onset, duration, word.")
 @click.option("--band", default="0.1,96", show_default=True, help="M/EEG: LOW,HIGH Hz.")
 @click.option(
     "--bads",
@@ -159,7 +169,8 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
     """Turn recordings into record shards.
 
     KIND audio takes a folder of sound files, meeg a folder of EEG and MEG in any format
-    that MNE reads, bids a BIDS tree of these, fmri a folder of runs in regions (NPZ,
+    that MNE reads, bids a BIDS tree of these, ieeg a folder of intracranial EEG (the
+    same formats, or HDF5), fmri a folder of runs in regions (NPZ,
     NPY, TSV, HDF5) or as images (NIfTI, CIFTI), features a table of events in stimuli;
     each goes on if it was interrupted. For audio SRC and --out may be addresses in a
     store. tfds takes a dataset that TensorFlow Datasets prepared as array_record, by
@@ -173,7 +184,7 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
     arguments["progress"] = counter("prepared")
     if kind == "codes":
         summary = _prepare_codes(src, sfreq, arguments)
-        return summary.to_json(), table(_shown(summary))
+        return summary.to_json(), table(shown(summary))
     sfreq = _SFREQ.get(kind, 0.0) if sfreq is None else sfreq
     if kind == "tfds":
         from data_pipelines import tfds_records
@@ -194,11 +205,13 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
         assert isinstance(src, Path)
         if kind == "fmri":
             summary = _prepare_fmri(src, arguments)
+        elif kind == "ieeg":
+            summary = _prepare_ieeg(src, sfreq, arguments)
         elif kind == "features":
             summary = _prepare_features(src, sfreq, arguments)
         else:
             summary = _prepare_meeg(kind, src, sfreq, arguments)
-    return summary.to_json(), table(_shown(summary))
+    return summary.to_json(), table(shown(summary))
 
 
 def _prepare_codes(
@@ -239,6 +252,16 @@ def _prepare_meeg(
     return bids.prepare(src, settings=settings, only=only, **arguments)
 
 
+def _prepare_ieeg(src: Path, sfreq: float, arguments: dict[str, Any]) -> "Summary":
+    from data_pipelines.ieeg.prepare import prepare
+    from data_pipelines.ieeg.settings import Settings
+
+    given = {name: arguments.pop(name) for name in _IEEG}
+    given["electrodes"] = given["electrodes"] and str(given["electrodes"])
+    given["notch"] = _frequencies(given["notch"])
+    return prepare(src, settings=Settings(sfreq=sfreq, **given), **arguments)
+
+
 def _prepare_fmri(src: Path, arguments: dict[str, Any]) -> "Summary":
     from data_pipelines.fmri.prepare import prepare
     from data_pipelines.fmri.settings import Settings
@@ -273,13 +296,11 @@ def _prepare_features(src: Path, sfreq: float, arguments: dict[str, Any]) -> "Su
 def _settings(sfreq: float, given: dict[str, Any]) -> "Settings":
     from data_pipelines.meeg.settings import Settings
 
-    electrodes, notch = given.pop("electrodes"), given.pop("notch")
+    electrodes, given["notch"] = given.pop("electrodes"), _frequencies(given["notch"])
     if electrodes and given["montage"]:
         raise NeuroFMError("--montage and --electrodes both give positions; leave one")
     if electrodes:
         given["montage"] = str(electrodes)
-    if notch is not None:
-        given["notch"] = () if notch == "none" else numbers("notch", notch)
     band = numbers("band", given.pop("band"))
     if len(band) != 2:
         raise NeuroFMError(f"--band has {len(band)} number(s); expected LOW,HIGH")
@@ -287,46 +308,11 @@ def _settings(sfreq: float, given: dict[str, Any]) -> "Settings":
     return Settings(sfreq=sfreq, band=(band[0], band[1]), **lists, **given)
 
 
+def _frequencies(notch: str | None) -> tuple[float, ...] | None:
+    if notch is None:
+        return None
+    return () if notch == "none" else numbers("notch", notch)
+
+
 def _words(text: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in (text or "").split(",") if word.strip())
-
-
-def _shown(summary: "Summary") -> dict[str, Any]:
-    config = _NEXT.get(summary.kind, "CONFIG")
-    data, held = summary.out, f"{summary.n_items} of {summary.n_files} files"
-    if summary.kind == "codes":
-        data += " task.train_on=codes init.frozen.tokenizer=MODEL"
-        held = f"{summary.n_files}, in {summary.n_items} segments"
-    next_ = f"neurofm pretrain {config} --workdir RUN data.path={data}"
-    if summary.kind == "features":
-        next_ = f"neurofm pretrain {config} --workdir RUN data.path=FMRI"
-        next_ += f" data.features={summary.out}"
-    if summary.kind == "fmri":
-        next_ = "neurofm prepare features EVENTS.tsv --extractor NAME --out DIR"
-    return {
-        "status": summary.status,
-        "recordings": held,
-        "hours": f"{summary.hours:.2f}",
-        "intervals": summary.n_events,
-        "dataset": summary.out,
-        **_sentences("skipped", summary.skipped),
-        **_sentences("note on", summary.notes),
-        "next": next_,
-    }
-
-
-def _sentences(word: str, notes: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """The first sentences, each once: many files of a study share them."""
-    files: dict[str, list[str]] = {}
-    for file, sentence in notes:
-        files.setdefault(sentence, []).append(file)
-    rows = {}
-    for sentence, where in list(files.items())[:_SHOWN]:
-        others = f" and {len(where) - 1} more" if len(where) > 1 else ""
-        name = f"{word} {where[0]}{others}"
-        while name in rows:  # several sentences on one file: a row each
-            name += " "
-        rows[name] = sentence
-    if (hidden := len(files) - _SHOWN) > 0:
-        rows[f"{word} others"] = f"{hidden} more sentences: see --json"
-    return rows

@@ -17,18 +17,21 @@ _MISSING = ("", "n/a")
 Placed = Mapping[str, list[tuple[int, dict[str, str]]]]  # file -> (line, row)
 
 
-def from_table(table: Path, src: Path | str, files: Iterable[str]) -> Labels:
+def from_table(
+    table: Path, src: Path | str, files: Iterable[str], only: str | None = None
+) -> Labels:
     """Labels from a tab-separated table with a column `file`.
 
     `file` is relative to `src` or to the table. With a column `onset_s` (or BIDS
     `onset`) and `offset_s` or `duration`, in seconds, each row is an interval, named by
     its column `trial_type` or `label`; otherwise a file has one row. Empty fields and
-    `n/a` are missing values.
+    `n/a` are missing values. Where the table has no column `file`, all rows are of
+    `only`, if it is given.
 
     Raises:
       NeuroFMError: the table cannot be read, matches no file, or contradicts itself.
     """
-    rows = _rows(table)
+    rows = _rows(table, only)
     names = list(rows[0][1])
     onset = next((n for n in _ONSETS if n in names), None)
     end = next((n for n in _ENDS if n in names), None)
@@ -42,7 +45,7 @@ def from_table(table: Path, src: Path | str, files: Iterable[str]) -> Labels:
     placed: dict[str, list[tuple[int, dict[str, str]]]] = {}
     unknown = []
     for line, row in rows:
-        file = _resolve(row.pop("file"), table, src, known)
+        file = _resolve(row.pop("file", only or ""), table, src, known)
         if file is None:
             unknown.append(f"line {line}")
         else:
@@ -63,8 +66,31 @@ def from_table(table: Path, src: Path | str, files: Iterable[str]) -> Labels:
     return Labels(labels.columns, labels.events, (*notes, *labels.notes))
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of a table that has a header with `file` and some rows."""
+def from_words(table: Path, src: Path | str, files: Iterable[str]) -> Labels:
+    """Words as intervals, from a table as `from_table` takes it.
+
+    Where there is one recording, the table needs no column `file`. Words whose row does
+    not tell a `trial_type` or `label` have `word`.
+
+    Raises:
+      NeuroFMError: as `from_table`; or the table has no onsets.
+    """
+    files = list(files)
+    found = from_table(table, src, files, only=files[0] if len(files) == 1 else None)
+    if not found.events:
+        raise NeuroFMError(
+            f"the word table {table} has no column 'onset': expected onset, duration, "
+            "word and any others, in seconds"
+        )
+    events = {
+        file: [row | {"trial_type": row["trial_type"] or "word"} for row in rows]
+        for file, rows in found.events.items()
+    }
+    return Labels(found.columns, events, found.notes)
+
+
+def _rows(table: Path, only: str | None) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a table with a header; `only` may stand for `file`."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -73,7 +99,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         ) from error
     lines = [[cell.strip() for cell in line.split("\t")] for line in text.split("\n")]
     names = lines[0]
-    if "file" not in names:
+    if "file" not in names and only is None:
         raise NeuroFMError(
             f"{table} has no column 'file' (its columns are {names}); expected a "
             "tab-separated table with a header"

@@ -17,12 +17,12 @@ from data_pipelines.label_columns import (
     settable,
     with_events,
 )
-from data_pipelines.label_table import from_table
+from data_pipelines.label_table import from_table, from_words
 from neurofm.data.layout import SPLITS
 from neurofm.errors import NeuroFMError
 
 __all__ = ["Labels", "attach", "from_pattern", "from_subdirs", "from_table", "gather"]
-__all__ += ["with_events"]
+__all__ += ["from_words", "with_events"]
 
 
 def gather(
@@ -31,6 +31,7 @@ def gather(
     table: str | os.PathLike | None = None,
     pattern: str | None = None,
     subdirs: str | None = None,
+    words: str | os.PathLike | None = None,
 ) -> Labels:
     """Labels from every source that is given; a column comes from one of them only.
 
@@ -40,6 +41,7 @@ def gather(
       table: see `from_table`.
       pattern: see `from_pattern`.
       subdirs: see `from_subdirs`.
+      words: see `from_words`.
     """
     sources = []
     if table is not None:
@@ -48,6 +50,8 @@ def gather(
         sources.append((f"pattern {pattern!r}", from_pattern(pattern, files)))
     if subdirs is not None:
         sources.append((f"sub-folders {subdirs!r}", from_subdirs(subdirs, files)))
+    if words is not None:
+        sources.append((f"{words}", from_words(Path(words), src, files)))
     columns: dict[str, dict[str, str]] = {}
     origin: dict[str, str] = {}
     events: dict[str, list[dict[str, Any]]] = {}
@@ -61,7 +65,7 @@ def gather(
                 )
             origin[column] = name
         columns |= labels.columns
-        events |= labels.events
+        events = with_events(Labels(events=events), labels.events).events
         notes += labels.notes
     _check_split(columns.get("split", {}))
     for column, values in columns.items():

@@ -52,7 +52,7 @@ _PROCESS_S = 3.0  # to start a worker
 _SHARD_BYTES = (2**22, 2**30)
 
 # Settings that do not change a shard: labels are added when all are done.
-_ADDED_LAST = ("labels", "pattern", "subdirs", "licence")
+_ADDED_LAST = ("labels", "pattern", "subdirs", "licence", "words")
 
 Progress = Callable[[int, int, float], None]
 

@@ -3,7 +3,7 @@
 Axes: C channels, T samples of the source, N samples of the result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,35 +82,70 @@ def filtered(
       Unreadable: the samples cannot be read, or no channel is left.
     """
     factors = _factors(raw, channels, settings)
-    size = max(1, _CHUNK // raw.n_times)
+    sfreq = float(raw.info["sfreq"])
+
+    def read(rows: Sequence[int]) -> Float[np.ndarray, "c T"]:
+        x = read_channels(raw, [channels[row] for row in rows])
+        return x * factors[list(rows), None]
+
+    found: list[str] = []
+    with told(found):
+        signal = few_at_a_time(
+            [raw.ch_names[channel] for channel in channels],
+            (raw.n_times, sfreq),
+            read,
+            lambda x: _pass(x, sfreq, settings, notch),
+            notes,
+        )
+    notes += [_in_words(note, raw, settings) for note in found]
+    if signal is None:
+        raise cannot(filename(raw), "nothing changes in any of its channels")
+    return signal
+
+
+def few_at_a_time(
+    names: Sequence[str],
+    length: tuple[int, float],
+    read: Callable[[Sequence[int]], Float[np.ndarray, "c T"]],
+    work: Callable[[Float[np.ndarray, "c T"]], Float32[np.ndarray, "c N"]],
+    notes: list[str],
+) -> Signal | None:
+    """Read, mend and work on a few channels at a time.
+
+    Args:
+      names: of all channels.
+      length: samples of the source, and their rate in Hz.
+      read: gives the samples of some rows.
+      work: is given those of rows that are kept, without missing numbers.
+      notes: what was left out or interpolated is appended.
+
+    Returns:
+      What is left; None where nothing is.
+    """
+    n_samples, sfreq = length
+    size = max(1, _CHUNK // n_samples)
     pieces: list[np.ndarray] = []
     kept: list[int] = []
     flat: list[str] = []
     empty: list[str] = []
-    missing = np.zeros(raw.n_times, bool)
-    found: list[str] = []
-    with told(found):
-        for start in range(0, len(channels), size):
-            rows = range(start, min(start + size, len(channels)))
-            x = _read(raw, [channels[row] for row in rows])
-            x *= factors[rows.start : rows.stop, None]
-            good = []
-            for row, signal in zip(rows, x, strict=True):
-                gone = ~np.isfinite(signal)
-                name = raw.ch_names[channels[row]]
-                if gone.mean() > _LOST:
-                    empty.append(name)
-                elif _is_flat(signal[~gone]):
-                    flat.append(name)
-                else:
-                    mend(signal, gone)
-                    missing |= gone
-                    good.append(row)
-            kept += good
-            if good:
-                x = x[[row - start for row in good]]
-                pieces.append(_pass(x, float(raw.info["sfreq"]), settings, notch))
-    notes += [_in_words(note, raw, settings) for note in found]
+    missing = np.zeros(n_samples, bool)
+    for start in range(0, len(names), size):
+        rows = range(start, min(start + size, len(names)))
+        x = read(rows)
+        good = []
+        for row, signal in zip(rows, x, strict=True):
+            gone = ~np.isfinite(signal)
+            if gone.mean() > _LOST:
+                empty.append(names[row])
+            elif _is_flat(signal[~gone]):
+                flat.append(names[row])
+            else:
+                mend(signal, gone)
+                missing |= gone
+                good.append(row)
+        kept += good
+        if good:
+            pieces.append(work(x[[row - start for row in good]]))
     if empty:
         notes.append(
             f"left out, as most of its numbers are missing: {', '.join(empty)}"
@@ -118,18 +153,18 @@ def filtered(
     if flat:
         notes.append(f"left out, as nothing changes in it: {', '.join(flat)}")
     if not kept:
-        raise cannot(filename(raw), "nothing changes in any of its channels")
-    stretches = spans(missing, float(raw.info["sfreq"]))
+        return None
+    stretches = spans(missing, sfreq)
     if stretches:
-        seconds = missing.sum() / raw.info["sfreq"]
         notes.append(
-            f"numbers are missing in {seconds:.3g} s of it: interpolated, and marked "
-            "BAD_nan"
+            f"numbers are missing in {missing.sum() / sfreq:.3g} s of it: "
+            "interpolated, and marked BAD_nan"
         )
     return Signal(np.concatenate(pieces), kept, stretches)
 
 
-def _read(raw: Raw, channels: list[int]) -> Float[np.ndarray, "C T"]:
+def read_channels(raw: Raw, channels: list[int]) -> Float[np.ndarray, "C T"]:
+    """Samples of channels as the file has them; `Unreadable` where it is damaged."""
     try:
         return np.ascontiguousarray(raw.get_data(picks=channels), float)
     except Exception as error:  # a damaged file may raise anything

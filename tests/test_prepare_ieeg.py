@@ -1,0 +1,251 @@
+"""Intracranial recordings into a store: which contacts, measured against what."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+from brain_files import noise, write_edf
+from click.testing import CliRunner
+
+from data_pipelines.ieeg.prepare import prepare
+from data_pipelines.ieeg.settings import Settings
+from neurofm.cli import cli
+from neurofm.data.records import open_dataset
+from neurofm.errors import NeuroFMError
+
+DATA = Path(os.environ.get("NEUROFM_DATA", Path(__file__).parents[2] / "shared/data"))
+NAMES = ["LA1", "LA2", "LA3", "LA4", "B5", "DC01", "ECG1"]
+SFREQ = 250.0
+PLAIN = Settings(sfreq=SFREQ, notch=(), reference="none")
+
+
+def wave(seed=0, n=1000):
+    return noise(len(NAMES), n, seed, 50.0)  # uV
+
+
+class First(NamedTuple):
+    """The first recording of a store."""
+
+    samples: np.ndarray
+    names: tuple[str, ...]
+
+
+def store(src, out, settings=PLAIN, **kwargs):
+    summary = prepare(src, out / "d", settings=settings, workers=1, **kwargs)
+    dataset = open_dataset(out / "d")
+    notes = " | ".join(sentence for _, sentence in summary.notes)
+    n = dataset.items["n_samples"][0].as_py()
+    return dataset, First(dataset.read(0, 0, n), dataset.sensors(0).names), notes
+
+
+def write_hdf5(path, x, names=NAMES, table=True, **attributes):
+    """Rows as `data/electrode_<i>` from 8 on: 10 is before 9 where text is sorted."""
+    with h5py.File(path, "w") as file:
+        for i, row in enumerate(x):
+            file[f"data/electrode_{8 + i}"] = row
+        file.attrs.update(attributes)
+    if table:
+        rows = [f"{8 + i}\t{name}" for i, name in enumerate(names)]
+        beside = path.with_name(f"{path.stem}_electrodes.tsv")
+        beside.write_text("\n".join(["index\tname", *rows, ""]))
+    return path
+
+
+def test_contacts_of_an_edf_are_volts_of_kind_ieeg(tmp_path):
+    x = wave()
+    path = write_edf(tmp_path / "s.edf", x, NAMES, SFREQ)
+    dataset, one, notes = store(path, tmp_path)
+    assert (dataset.info.kind, dataset.info.unit) == ("ieeg", "V")
+    assert dataset.info.processing["reference"] == "none"
+    assert one.names == tuple(NAMES[:5])
+    np.testing.assert_allclose(one.samples, x[:5] * 1e-6, atol=2e-8)
+    assert "2 left out, as they are no contacts: DC01, ECG1" in notes
+    assert "contacts: LA 1-4, B 5; 2 of 5 have a neighbour on both sides" in notes
+
+
+@pytest.mark.parametrize(
+    ("reference", "names", "weights", "lost"),
+    [
+        ("laplacian", ["LA2", "LA3"], [[-0.5, 1, -0.5, 0], [0, -0.5, 1, -0.5]], 3),
+        (
+            "bipolar",
+            ["LA1-LA2", "LA2-LA3", "LA3-LA4"],
+            [[1, -1, 0, 0], [0, 1, -1, 0], [0, 0, 1, -1]],
+            1,
+        ),
+    ],
+)
+def test_neighbours_are_taken_off_and_a_lone_contact_is_told(
+    reference, names, weights, lost, tmp_path
+):
+    x = wave()
+    path = write_edf(tmp_path / "s.edf", x, NAMES, SFREQ)
+    settings = Settings(sfreq=SFREQ, notch=(), reference=reference)
+    dataset, one, notes = store(path, tmp_path, settings)
+    assert dataset.info.processing["reference"] == reference
+    assert one.names == tuple(names)
+    np.testing.assert_allclose(one.samples, weights @ x[:4] * 1e-6, atol=3e-8)
+    assert f"{lost} left out, as the reference {reference} needs" in notes
+
+
+def test_a_dead_electrode_is_left_out_before_others_are_measured_against_it(tmp_path):
+    x = wave()
+    x[1] = 3.0
+    path = write_edf(tmp_path / "s.edf", x, NAMES, SFREQ)
+    settings = Settings(sfreq=SFREQ, notch=(), reference="average")
+    _, one, notes = store(path, tmp_path, settings)
+    assert one.names == ("LA1", "LA3", "LA4", "B5")
+    rest = x[[0, 2, 3, 4]] * 1e-6
+    np.testing.assert_allclose(one.samples, rest - rest.mean(0), atol=3e-8)
+    assert "nothing changes in it: LA2" in notes
+
+
+def test_hdf5_is_named_by_its_table_in_the_order_of_numbers(tmp_path):
+    x = wave()
+    write_hdf5(tmp_path / "s.h5", x, sfreq=SFREQ, unit="uV")
+    _, one, _ = store(tmp_path, tmp_path / "out")
+    assert one.names == tuple(NAMES[:5])
+    np.testing.assert_allclose(one.samples, x[:5] * 1e-6, atol=2e-8)
+
+
+def test_channels_that_the_table_marks_bad_are_left_out(tmp_path):
+    path = write_edf(tmp_path / "s.edf", wave(), NAMES, SFREQ)
+    table = tmp_path / "s_electrodes.tsv"
+    table.write_text("name\tstatus\nLA1\tgood\nLA3\tbad\n")
+    dataset, one, notes = store(path, tmp_path)
+    assert one.names == ("LA1", "LA2", "LA4", "B5")
+    assert "1 left out, as they are marked bad: LA3" in notes
+    assert dataset.items["bads"].to_pylist() == ["LA3"]
+
+
+def test_hum_is_taken_out_at_the_line_and_the_rate_converted(tmp_path):
+    sfreq, n = 500.0, 4000
+    t = np.arange(n) / sfreq
+    slow, hum = np.sin(2 * np.pi * 7 * t), np.sin(2 * np.pi * 60 * t)
+    x = np.array([slow, slow + 5 * hum]) * 50
+    write_hdf5(tmp_path / "s.h5", x, ["A1", "A2"])
+    settings = Settings(
+        sfreq=SFREQ, reference="none", line_freq=60, source_sfreq=sfreq, unit="uV"
+    )
+    _, one, notes = store(tmp_path, tmp_path / "out", settings)
+    assert one.samples.shape == (2, n // 2)
+    still = one.samples[:, 600:-100] * 1e6
+    expected = 50 * slow[::2][600:-100]
+    np.testing.assert_allclose(still, [expected, expected], atol=2.5)
+    assert "line frequency" not in notes
+    _, _, notes = store(tmp_path / "s.h5", tmp_path / "other", HDF5_TOLD)
+    assert "its line frequency is not known" in notes
+
+
+HDF5_TOLD = Settings(sfreq=500.0, reference="none", source_sfreq=500, unit="uV")
+
+
+def test_words_become_events_and_those_after_the_end_are_counted(tmp_path):
+    path = write_edf(tmp_path / "s.edf", wave(), NAMES, SFREQ)  # 4 s
+    words = tmp_path / "words.tsv"
+    rows = ["onset\tduration\tword\tpitch", "0.5\t0.2\tich\t101.5", "3.9\t0.5\tbin\t"]
+    words.write_text("\n".join([*rows, "4.2\t0.1\tspät\t90", ""]), encoding="utf-8")
+    dataset, _, notes = store(path, tmp_path, words=words)
+    events = dataset.events.to_pylist()
+    assert [e["word"] for e in events] == ["ich", "bin"]
+    assert [e["trial_type"] for e in events] == ["word", "word"]
+    assert [e["pitch"] for e in events] == [101.5, None]
+    np.testing.assert_allclose([e["onset"] for e in events], [0.5, 3.9])
+    np.testing.assert_allclose([e["duration"] for e in events], [0.2, 0.1], atol=1e-6)
+    assert "1 of 3 begin past the end and are left out" in notes
+
+
+def test_words_of_several_recordings_name_their_file(tmp_path):
+    for name in "ab":
+        write_edf(tmp_path / f"src/{name}.edf", wave(), NAMES, SFREQ)
+    words = tmp_path / "words.tsv"
+    words.write_text("onset\tduration\tword\n1\t0.2\tda\n")
+    with pytest.raises(NeuroFMError, match="no column 'file'"):
+        store(tmp_path / "src", tmp_path, words=words)
+    words.write_text("file\tonset\tduration\tword\nb.edf\t1\t0.2\tda\n")
+    dataset, _, _ = store(tmp_path / "src", tmp_path, words=words)
+    assert dataset.events["item"].to_pylist() == ["b.edf"]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"names": ["A1", "B2", "C5"]}, "has the neighbours that the reference laplac"),
+        (
+            {"names": ["LA1", "LA01", "LA2"]},
+            "LA1 and LA01 both mean contact 1 of shaft",
+        ),
+        ({"names": ["x", "y", "z"]}, "none of the channels is named as a contact"),
+        ({"table": False}, "no table names its electrodes: give --electrodes"),
+        ({"names": ["LA1", "LA2"]}, "the electrode table has no row for electrode_10"),
+        ({"names": ["LA1", "LA1", "LA2"]}, "line 3 of .* repeats the electrode LA1"),
+        ({"sfreq": "fast"}, "its attribute sfreq is 'fast'; expected Hz"),
+        ({"unit": "furlong"}, "the unit 'furlong' is none of voltage"),
+        ({"unit": None}, "does not tell its unit: give --unit"),
+        ({"sfreq": None}, "does not tell its sampling rate: give --source-sfreq"),
+        ({"x": np.ones((3, 50))}, "nothing changes in any of its contacts"),
+        ({"x": [np.ones(5), np.ones(6)]}, "its electrodes are not of one length"),
+        ({"x": []}, "it holds no dataset data/electrode_<i>"),
+    ],
+)
+def test_an_hdf5_that_cannot_be_used_is_one_sentence(made, message, tmp_path):
+    told = {"x": wave()[:3], "names": NAMES[:3], "sfreq": SFREQ, "unit": "uV", **made}
+    told = {name: value for name, value in told.items() if value is not None}
+    write_hdf5(tmp_path / "s.h5", **told)
+    with pytest.raises(NeuroFMError, match=message) as error:
+        store(tmp_path, tmp_path / "out", Settings(sfreq=SFREQ, notch=()))
+    assert "\n" not in str(error.value)
+
+
+def test_no_hdf5_and_no_recording_are_one_sentence(tmp_path):
+    (tmp_path / "s.txt").write_text("")
+    with pytest.raises(NeuroFMError, match=r"no intracranial EEG in .* 1 \.txt"):
+        store(tmp_path, tmp_path / "out")
+    (tmp_path / "s.h5").write_text("no HDF5")
+    with pytest.raises(NeuroFMError, match="HDF5 cannot open it"):
+        store(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"reference": "monopolar"}, "the reference 'monopolar' is not known"),
+        ({"unit": "fT"}, "the unit 'fT' is none of voltage"),
+        ({"sfreq": 0.0}, "--sfreq is 0; expected Hz above 0"),
+        ({"notch": (0.0,)}, "--notch is 0; expected Hz above 0"),
+        ({"electrodes": "gone.tsv"}, "gone.tsv does not exist"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(words, message):
+    with pytest.raises(NeuroFMError, match=message):
+        Settings(**words)
+
+
+def test_the_command_shows_shafts_and_what_was_left_out(tmp_path):
+    path = write_edf(tmp_path / "s.edf", wave(), NAMES, SFREQ)
+    words = ["prepare", "ieeg", path, "--out", tmp_path / "d", "--reference", "bipolar"]
+    words += ["--sfreq", "100", "--line-freq", "50", "--workers", "1"]
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert "contacts: LA 1-4, B 5" in result.output
+    info = open_dataset(tmp_path / "d").info
+    assert (info.sfreq, info.processing["line_freq"]) == (100.0, 50.0)
+
+
+def test_real_recordings_keep_contacts_alone(tmp_path):
+    src = DATA / "ieeg"
+    if not src.is_dir():
+        pytest.skip("ieeg is not there; NEUROFM_DATA names the folder that holds it")
+    settings = Settings(sfreq=500.0, line_freq=60, reference="bipolar")
+    summary = prepare(src, tmp_path / "d", settings=settings, workers=1)
+    dataset = open_dataset(tmp_path / "d")
+    n = dict(zip(dataset.items["item"].to_pylist(), dataset.n_chans, strict=True))
+    # 88 contacts on shafts without gaps; a grid of 64 and strips of 6.
+    assert n["sample_ecog.edf"] == 63 + 5 + 5
+    assert 70 <= n["sample_seeg.edf"] < 88
+    notes = " | ".join(sentence for _, sentence in summary.notes)
+    assert "10 left out, as they are no contacts" in notes
+    assert "C has 64 contacts, more than a shaft" in notes
