@@ -111,6 +111,18 @@ def test_hdf5_is_named_by_its_table_in_the_order_of_numbers(tmp_path):
     np.testing.assert_allclose(one.samples, x[:5] * 1e-6, atol=2e-8)
 
 
+def test_missing_numbers_are_interpolated_and_marked(tmp_path):
+    x = wave()
+    x[2, 100:125] = np.nan
+    write_hdf5(tmp_path / "s.h5", x, sfreq=SFREQ, unit="uV")
+    dataset, one, _ = store(tmp_path, tmp_path / "out")
+    between = np.linspace(x[2, 99], x[2, 125], 27)[1:-1] * 1e-6
+    np.testing.assert_allclose(one.samples[2, 100:125], between, atol=2e-8)
+    (gap,) = dataset.events.to_pylist()
+    assert (gap["trial_type"], gap["onset"]) == ("BAD_nan", 0.4)
+    assert gap["duration"] == pytest.approx(0.1)
+
+
 def test_channels_that_the_table_marks_bad_are_left_out(tmp_path):
     path = write_edf(tmp_path / "s.edf", wave(), NAMES, SFREQ)
     table = tmp_path / "s_electrodes.tsv"

@@ -153,7 +153,7 @@ def _of_hdf5(
     path: Path, file: h5py.File, told: Electrodes | None, settings: Settings
 ) -> Opened:
     group: Any = file.get("data")
-    members = group if isinstance(group, h5py.Group) else {}
+    members = [str(n) for n in group] if isinstance(group, h5py.Group) else []
     found = {int(m[1]): n for n in members if (m := _ELECTRODE.fullmatch(n))}
     if not found:
         raise cannot(path, "it holds no dataset data/electrode_<i>")

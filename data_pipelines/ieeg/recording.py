@@ -7,6 +7,7 @@ Axes: C channels, N samples.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -120,12 +121,13 @@ def _notch(
 def _passed(
     x: Float[np.ndarray, "C T"], source: float, sfreq: float, notch: tuple[float, ...]
 ) -> Float32[np.ndarray, "C N"]:
-    from mne.filter import resample
+    import mne
 
+    filters: Any = mne.filter  # pyright believes what its defaults suggest
     for f in notch:
         x = without_hum(x, source, f)
     if source != sfreq:
-        x = resample(x, sfreq, source, npad="auto", verbose="warning")
+        x = filters.resample(x, sfreq, source, npad="auto", verbose="warning")
     return np.asarray(x, np.float32)
 
 
