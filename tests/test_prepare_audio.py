@@ -66,7 +66,8 @@ def test_resampled_sound_is_within_half_a_sixteen_bit_step(tmp_path):
     want = resample(first, 44100, 16000)
     got = open_dataset(tmp_path / "d").read(0, 0, len(want))[0]
     peak = np.abs(want).max()
-    assert np.abs(got - want).max() <= 0.5 * peak / 32767 + 2 * np.spacing(peak)
+    rounded = 8 * np.spacing(peak)  # sums of products, in another order for blocks
+    assert np.abs(got - want).max() <= 0.5 * peak / 32767 + rounded
 
 
 def test_a_float_store_keeps_float_sound_exactly(tmp_path):
