@@ -182,6 +182,25 @@ def test_words_of_several_recordings_name_their_file(tmp_path):
     assert dataset.events["item"].to_pylist() == ["b.edf"]
 
 
+def test_sidecars_of_a_bids_tree_tell_what_the_file_does_not(tmp_path):
+    root = tmp_path / "tree"
+    stem = root / "sub-07/ieeg/sub-07_task-read_run-02"
+    path = write_edf(Path(f"{stem}_ieeg.edf"), wave(), NAMES, SFREQ)
+    write_edf(root / "sub-07/eeg/sub-07_task-read_eeg.edf", wave(), NAMES, SFREQ)
+    write_edf(root / "derivatives/x" / path.name, wave(), NAMES, SFREQ)
+    rows = "name\ttype\tunits\tstatus\nLA1\tSEEG\tuV\tbad\nB5\tMISC\tuV\tgood\n"
+    Path(f"{stem}_channels.tsv").write_text(rows)
+    Path(f"{stem}_ieeg.json").write_text('{"PowerLineFrequency": 60}')
+    Path(f"{stem}_events.tsv").write_text("onset\tduration\ttrial_type\n1\t2\tgo\n")
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-07\t31\n")
+    dataset, one, _ = store(root, tmp_path, Settings(sfreq=SFREQ, reference="none"))
+    assert one.names == ("LA2", "LA3", "LA4")
+    told = dataset.items.to_pylist()
+    assert [(r["subject"], r["task"], r["run"]) for r in told] == [("07", "read", "02")]
+    assert [(r["line_freq"], r["age"]) for r in told] == [(60.0, 31)]
+    assert [e["trial_type"] for e in dataset.events.to_pylist()] == ["go"]
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [

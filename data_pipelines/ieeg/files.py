@@ -3,14 +3,18 @@
 HDF5 as Brain Treebank has it: `data/electrode_<i>` are the samples of an electrode.
 A table names the electrodes, see `electrodes`. The file may have the attributes `sfreq`
 (Hz) and `unit`.
+
+Files in a folder `ieeg` with names as BIDS has them are read with their sidecars.
+Source: the Brain Imaging Data Structure 1.9, iEEG.
 """
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import h5py
@@ -18,13 +22,16 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.ieeg.settings import Settings, factor
-from data_pipelines.meeg import files
+from data_pipelines.meeg import files, sidecars
+from data_pipelines.meeg.bids import ENTITIES, is_recording
 from data_pipelines.meeg.events import Event, annotations
 from data_pipelines.meeg.signal import read_channels
 from data_pipelines.unreadable import Unreadable
 from neurofm.errors import NeuroFMError
 
 HDF5 = (".h5", ".hdf5")
+BIDS = ("ieeg",)  # its datatypes here
+_COLUMNS = ("subject", "session", "run", "task")
 _ELECTRODE = re.compile(r"electrode_(\d+)")
 _VOLTAGES = ("eeg", "seeg", "ecog", "dbs")  # types that MNE knows, or takes them for
 
@@ -54,7 +61,8 @@ class Opened(NamedTuple):
       sfreq: their rate in Hz.
       line_freq: of the mains in Hz, if it is told.
       read: gives the samples of some rows in V.
-      events: that the file holds.
+      events: that the file holds, or its sidecar.
+      meta: columns of the manifest.
     """
 
     names: list[str]
@@ -65,10 +73,13 @@ class Opened(NamedTuple):
     line_freq: float | None
     read: Callable[[Sequence[int]], Float[np.ndarray, "c T"]]
     events: list[Event]
+    meta: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
-def opened(path: Path, settings: Settings, notes: list[str]) -> Iterator[Opened]:
+def opened(
+    root: Path, file: str, settings: Settings, notes: list[str]
+) -> Iterator[Opened]:
     """Open a recording, with the electrode table beside it or in the settings.
 
     The table beside `x.h5` is `x_electrodes.tsv`.
@@ -76,6 +87,7 @@ def opened(path: Path, settings: Settings, notes: list[str]) -> Iterator[Opened]
     Raises:
       Unreadable: it cannot be read, or does not tell what must be known.
     """
+    path = root / file
     beside = path.with_name(f"{path.name.split('.')[0]}_electrodes.tsv")
     table = Path(settings.electrodes) if settings.electrodes else beside
     try:
@@ -83,14 +95,14 @@ def opened(path: Path, settings: Settings, notes: list[str]) -> Iterator[Opened]
     except NeuroFMError as error:
         raise cannot(path, str(error)) from error
     if path.suffix.lower() not in HDF5:
-        yield _of_mne(path, told, notes)
+        yield _of_mne(root, file, told, notes)
         return
     try:
-        file = h5py.File(path)
+        held = h5py.File(path)
     except OSError as error:
         raise cannot(path, f"HDF5 cannot open it: {error}") from error
-    with file:
-        yield _of_hdf5(path, file, told, settings)
+    with held:
+        yield _of_hdf5(path, held, told, settings)
 
 
 def electrodes(table: Path) -> Electrodes:
@@ -133,8 +145,16 @@ def electrodes(table: Path) -> Electrodes:
     return Electrodes(by_index, frozenset(r["name"].strip() for r in marked))
 
 
-def _of_mne(path: Path, told: Electrodes | None, notes: list[str]) -> Opened:
-    raw = files.open_raw(path, notes)
+def _of_mne(root: Path, file: str, told: Electrodes | None, notes: list[str]) -> Opened:
+    raw = files.open_raw(root / file, notes)
+    line, events, meta = raw.info["line_freq"], annotations(raw), {}
+    if is_recording(file, BIDS):
+        line = sidecars.about(root, file).line_freq or line
+        sidecars.apply_channels(raw, root, file, notes)
+        beside = sidecars.events(root, file, notes)
+        events = events if beside is None else beside
+        found = sidecars.entities(file)
+        meta = {name: found.get(ENTITIES[name], "") for name in _COLUMNS}
     types = raw.get_channel_types()
     channels = [i for i, kind in enumerate(types) if kind in _VOLTAGES]
     return Opened(
@@ -143,9 +163,10 @@ def _of_mne(path: Path, told: Electrodes | None, notes: list[str]) -> Opened:
         others=[n for i, n in enumerate(raw.ch_names) if i not in channels],
         n_samples=raw.n_times,
         sfreq=float(raw.info["sfreq"]),
-        line_freq=raw.info["line_freq"],
+        line_freq=line,
         read=lambda rows: read_channels(raw, [channels[row] for row in rows]),
-        events=annotations(raw),
+        events=events,
+        meta=meta,
     )
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from data_pipelines import labels as labelling
 from data_pipelines import shards
-from data_pipelines.ieeg.files import HDF5, opened
+from data_pipelines.ieeg.files import BIDS, HDF5, opened
 from data_pipelines.ieeg.recording import contacts, from_opened
 from data_pipelines.ieeg.settings import Settings
-from data_pipelines.meeg import files
+from data_pipelines.meeg import files, sidecars
+from data_pipelines.meeg.bids import is_recording
 from data_pipelines.meeg.prepare import kinds
 from data_pipelines.shards import Progress
 from data_pipelines.sources import Source, settings_of, source
@@ -30,7 +31,7 @@ class ReadIeeg:
     settings: Settings
 
     def __call__(self, root: Path, file: str, notes: list[str]) -> Recording:
-        with opened(root / file, self.settings, notes) as one:
+        with opened(root, file, self.settings, notes) as one:
             return from_opened(file, root / file, one, self.settings, notes)
 
 
@@ -64,6 +65,7 @@ def prepare(
     settings = settings or Settings()
     found = find(Path(src))
     known = labelling.gather(found.root, found.files, labels, pattern, subdirs, words)
+    known = sidecars.with_participants(known, Path(found.root), found.files)
     made_by = settings.to_json() | {"words": None}
     if words is not None:
         made_by["words"] = hashlib.sha256(Path(words).read_bytes()).hexdigest()
@@ -81,7 +83,7 @@ def prepare(
         found,
         info,
         ReadIeeg(settings),
-        measure=lambda path: _measure(path, settings),
+        measure=lambda path: _measure(Path(found.root), path, settings),
         known=known,
         workers=workers,
         progress=progress,
@@ -89,7 +91,7 @@ def prepare(
 
 
 def find(src: Path) -> Source:
-    """The recordings of a folder, or the one that is named."""
+    """The recordings of a folder, or the one that is named; of a BIDS tree its iEEG."""
     files.require_mne()
     if src.is_file():
         return source(src.parent, [src.name], files.beside(src.parent, [src.name]))
@@ -103,12 +105,17 @@ def find(src: Path) -> Source:
             f"there is no intracranial EEG in {src} (it holds {kinds(others)}); "
             f"expected one of {' '.join([*files.FORMATS, *HDF5])}"
         )
-    return source(src, names, files.beside(src, names))
+    beside = set(files.beside(src, names))
+    if tree := [name for name in names if is_recording(name, BIDS)]:
+        names = tree
+        tables = (p for end in ("tsv", "json") for p in src.rglob(f"*.{end}"))
+        beside |= {p.relative_to(src).as_posix() for p in tables}
+    return source(src, names, sorted(beside))
 
 
-def _measure(path: Path, settings: Settings) -> shards.Expected:
+def _measure(root: Path, path: Path, settings: Settings) -> shards.Expected:
     """What a recording will be in the store, by its header."""
-    with opened(path, settings, []) as one:
+    with opened(root, path.relative_to(root).as_posix(), settings, []) as one:
         seconds = one.n_samples / one.sfreq
         n_chans = len(contacts(path, one, []))
     n_bytes = seconds * settings.sfreq * n_chans * np.dtype("int16").itemsize

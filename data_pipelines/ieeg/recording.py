@@ -65,6 +65,7 @@ def from_opened(
         samples=result.samples,
         sensors=_sensors(result.names),
         meta={
+            **one.meta,
             "file": file,
             "source_sfreq": one.sfreq,
             "line_freq": float(line) if line else float("nan"),

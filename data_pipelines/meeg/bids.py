@@ -141,12 +141,12 @@ def find(src: Path, only: Mapping[str, Sequence[str]]) -> Source:
     return source(src, kept, sorted(beside))
 
 
-def is_recording(name: str) -> bool:
+def is_recording(name: str, datatypes: Sequence[str] = DATATYPES) -> bool:
     """Whether a path is that of a recording in the raw part of a tree."""
     parts = name.split("/")
     if set(parts) & set(_ELSEWHERE) or _CALIBRATION.search(name):
         return False
-    return sidecars.entities(name).get("datatype") in DATATYPES
+    return sidecars.entities(name).get("datatype") in datatypes
 
 
 def _passes(name: str, only: Mapping[str, Sequence[str]]) -> bool:

@@ -39,6 +39,7 @@ _TYPES = {
     "PPG": "misc",
 }
 _RETYPED = {*_TYPES.values(), "bio"}
+_DATATYPES = ("eeg", "meg", "ieeg")
 _SPACE = "space"  # the one entity that electrodes have and recordings have not
 
 
@@ -58,7 +59,7 @@ def entities(file: str) -> dict[str, str]:
     last = stem.split("_")[-1]
     if "-" not in last:
         found["suffix"] = last
-    folder = next((p for p in reversed(parts[:-1]) if p in ("eeg", "meg")), "")
+    folder = next((p for p in reversed(parts[:-1]) if p in _DATATYPES), "")
     return found | ({"datatype": folder} if folder else {})
 
 
