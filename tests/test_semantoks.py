@@ -15,7 +15,7 @@ from neurofm.errors import NeuroFMError
 from neurofm.models import brain_semantoks_tokenizers as tokenizers
 from neurofm.models.brain_semantoks import BrainSemantoks
 from neurofm.models.brain_semantoks_tokenizers import Branch
-from neurofm.signals.bold_augment import SCALE, SPATIAL, TEMPORAL, Augment
+from neurofm.signals.bold_augment import SCALE, SPATIAL, TEMPORAL, BoldAugment
 from neurofm.step import draw_key, loss_and_grads
 from neurofm.weights.leaves import n_params
 
@@ -227,11 +227,11 @@ def changed(augment, n=400, regions=20, samples=30):
 def test_regions_and_stretches_are_silenced_in_their_shares(level):
     off = {"spatial": 0, "temporal": 0, "noise": 0, "scale": 0}
     low, high = SPATIAL[level]
-    silent = (changed(Augment(**{**off, "spatial": level})) == 0).all(2).sum(1)
+    silent = (changed(BoldAugment(**{**off, "spatial": level})) == 0).all(2).sum(1)
     assert silent.min() == max(1, int(20 * low))
     assert silent.max() == max(1, int(np.ceil(20 * high)) - 1)
     low, high = TEMPORAL[level]
-    quiet = changed(Augment(**{**off, "temporal": level})) == 0
+    quiet = changed(BoldAugment(**{**off, "temporal": level})) == 0
     assert (quiet == quiet[:, :1]).all()
     lengths = quiet[:, 0].sum(1)
     assert lengths.min() == max(1, int(30 * low))
@@ -243,20 +243,20 @@ def test_regions_and_stretches_are_silenced_in_their_shares(level):
 def test_factors_and_noise_are_of_their_level(level):
     off = {"spatial": 0, "temporal": 0, "noise": 0, "scale": 0}
     low, high = SCALE[level]
-    factors = changed(Augment(**{**off, "scale": level}))
+    factors = changed(BoldAugment(**{**off, "scale": level}))
     assert (factors == factors[:, :1, :1]).all()
     assert low <= factors.min() < low + 0.02
     assert high - 0.02 < factors.max() <= high
-    noise = changed(Augment(**{**off, "noise": level, "spatial": 3}))
+    noise = changed(BoldAugment(**{**off, "noise": level, "spatial": 3}))
     std = {1: 0.1, 2: 0.2, 3: 0.4}[level]
     silenced = noise[np.abs(noise) < 0.5]
     assert (noise != 0).all()  # also where a region was silenced
-    assert np.abs(changed(Augment(**{**off, "noise": level})).std() - std) < 0.01
+    assert np.abs(changed(BoldAugment(**{**off, "noise": level})).std() - std) < 0.01
     assert len(silenced)
 
 
 def test_level_0_leaves_a_crop_as_it_is():
-    off = Augment(spatial=0, temporal=0, noise=0, scale=0)
+    off = BoldAugment(spatial=0, temporal=0, noise=0, scale=0)
     assert (changed(off) == 1).all()
 
 

@@ -44,7 +44,7 @@ from neurofm.objectives import spread
 from neurofm.objectives.coding_rate import coding_rate
 from neurofm.objectives.slices import slice_mask
 from neurofm.parallel.mesh import Platform
-from neurofm.signals.bold_augment import Augment
+from neurofm.signals.bold_augment import BoldAugment
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
 SMALL = 0.02  # deviation of vectors and of the head's matrices at the start
@@ -115,7 +115,7 @@ class BrainSemantoks(Task):
     mask_low: float = 0.65
     mask_high: float = 0.85
     mask_share: float = 0.5
-    augment: Augment = field(default_factory=Augment)
+    augment: BoldAugment = field(default_factory=BoldAugment)
     rate_eps: float = 0.05
     rate_coeff: float = 1.0
     rate_parts: int = 1

@@ -21,7 +21,7 @@ NOISE = (0.0, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class BoldAugment:
     """How strongly crops are changed, in this order; each crop by draws of its own.
 
     Attributes:
