@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from neurofm.errors import NeuroFMError
+from neurofm.eval import resampling
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,13 @@ def resampled(
     Raises:
       NeuroFMError: fewer than two groups.
     """
-    names, member = np.unique(groups, return_inverse=True)
-    _refuse_one(len(names))
-    rows = [np.flatnonzero(member == g) for g in range(len(names))]
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(names), size=(n_resamples, len(names)))
-    scores = [score(np.concatenate([rows[g] for g in each])) for each in drawn]
+    n_groups = len(np.unique(groups))
+    _refuse_one(n_groups)
+    drawn = resampling.drawn_groups(groups, n_resamples, seed)
+    scores = resampling.bootstrap(score, groups, drawn)
     low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
     whole = score(np.arange(len(groups)))
-    return Interval(float(whole), float(low), float(high), len(names))
+    return Interval(float(whole), float(low), float(high), n_groups)
 
 
 def _refuse_one(n_groups: int) -> None:
