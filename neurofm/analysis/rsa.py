@@ -104,11 +104,6 @@ def permuted(
     return np.array([compare(upper(whole[np.ix_(o, o)]), b, measure) for o in orders])
 
 
-def p_value(observed: float, null: Float[np.ndarray, " R"]) -> float:
-    """One-sided, ties counted: (1 + how many are as high) / (1 + how many)."""
-    return float((1 + np.sum(null >= observed - 1e-12)) / (1 + len(null)))
-
-
 def _cosine(a, b):
     norm = np.linalg.norm(a) * np.linalg.norm(b)
     return a @ b / norm if norm > 0 else np.nan
