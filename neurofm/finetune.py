@@ -89,8 +89,11 @@ def resolved(exp: Experiment, model: str | os.PathLike[str]) -> Experiment:
     datasets = [open_dataset(path) for path in exp.data.paths]
     spec = exp.task.batch_spec("train")
     found = labelled.find(datasets, spec, exp.data, "train")
-    refuse_leaks(datasets, {"train": found, **_held_out(exp, datasets)})
+    held_out = _held_out(exp, datasets)
+    refuse_leaks(datasets, {"train": found, **held_out})
     exp = replace(exp, task=_told(task, found, exp.data))
+    for examples in held_out.values():  # one that cannot be scored is told now
+        labelled.labels(examples, exp.task.batch_spec("train"))
     if exp.train.epochs:
         epoch = len(found) / exp.train.batch_size
         steps, every = math.ceil(exp.train.epochs * epoch), max(1, round(epoch))

@@ -282,6 +282,9 @@ def test_a_users_mistake_is_named(tmp_path, base):
     sounds(tmp_path / "leak", n=16, timeline="song")
     with pytest.raises(NeuroFMError, match=r"timeline song is in the splits"):
         finetune(run(tmp_path / "leak"), base, tmp_path / "r")
+    strange = config.override(run(data), ("data.target=item",))
+    with pytest.raises(NeuroFMError, match=r"class 'r\d+' is none of those trained on"):
+        finetune(strange, base, tmp_path / "r")
     around = config.override(run(data), ("data.around=[0.0,1.0]",))
     with pytest.raises(NeuroFMError, match=r"data.around is given"):
         finetune(around, base, tmp_path / "r")
