@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from neurofm.errors import NeuroFMError
 from neurofm.objectives.coding_rate import coding_rate
 
 EPS, COEFF = 0.07, 1.3
@@ -46,6 +47,14 @@ def test_the_loss_is_that_of_the_formula(parts):
     student, teacher = views()
     wanted = by_formula(student, teacher, parts)
     assert loss(student, teacher, parts=parts) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", [0, 3])
+def test_parts_must_divide_the_batch(parts):
+    with pytest.raises(
+        NeuroFMError, match=f"rate_parts is {parts}, and a batch has 10"
+    ):
+        loss(*views(), parts=parts)
 
 
 def test_as_released_the_number_of_devices_changes_the_loss():

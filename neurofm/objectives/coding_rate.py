@@ -10,6 +10,7 @@ Axes: V = 2 views, m rows, p features.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from neurofm.errors import NeuroFMError
 from neurofm.parallel.sharding import constrain
 
 
@@ -34,7 +35,15 @@ def coding_rate(
       parts: 1; or, as released for that many devices, so many equal parts of the batch
         have a covariance each, and m is theirs times the number of parts in the
         log-determinant's scale alone.
+
+    Raises:
+      NeuroFMError: rows that cannot be cut in so many equal parts.
     """
+    if parts < 1 or student.shape[1] % parts:
+        raise NeuroFMError(
+            f"task.rate_parts is {parts}, and a batch has {student.shape[1]} rows: "
+            "give a number of parts that divides them"
+        )
     weight = counted.astype(jnp.float32)
     student = student.astype(jnp.float32) * weight[:, None]
     teacher = teacher.astype(jnp.float32) * weight[:, None]
