@@ -582,7 +582,7 @@ def evaluate_command(
     from neurofm.evaluate import evaluate
 
     seconds = numbers("delays", delays) if delays else None
-    people = subjects.split(",") if subjects else None
+    people = [name.strip() for name in subjects.split(",")] if subjects else None
     result = evaluate(given, out=out, delays=seconds, subjects=people, **arguments)
     shown = score_rows(result)
     return result, f"{shown}\nsee {out / 'report.html'}"
