@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurofm import check_fmri, check_meeg, stores
+from neurofm import check_fmri, check_ieeg, check_meeg, stores
 from neurofm.errors import NeuroFMError
 from neurofm.findings import Findings, render
 from neurofm.stores import Place, is_remote, place
@@ -198,7 +198,8 @@ def check_dataset(path: Place) -> Findings:
     set_by_user = ("subject", "session", "run", "task")
     brain, timed = info.kind == "meeg", info.kind in ("fmri", "features")
     told = {*MANIFEST.names, "n_recorded"}
-    told |= set(RECORDED if info.kind in ("meeg", "codes") else ())
+    electrodes = info.kind == "ieeg"
+    told |= set(RECORDED if info.kind in ("meeg", "codes", "ieeg") else ())
     names = [name for name in items.column_names if name not in told]
     names += [name for name in set_by_user if any(items[name].to_pylist())]
     types = _counts(dataset.events["trial_type"].to_pylist())
@@ -208,7 +209,8 @@ def check_dataset(path: Place) -> Findings:
         "unit": info.unit,
         **(check_meeg.store_facts(dataset) if brain else {}),
         **(check_fmri.store_facts(dataset) if timed else {}),
-        **({} if brain or timed else {"ch_names": list(info.ch_names)}),
+        **(check_ieeg.store_facts(dataset) if electrodes else {}),
+        **({} if brain or timed or electrodes else {"ch_names": list(info.ch_names)}),
         **{k: info.processing[k] for k in ("grid", "made_by") if k in info.processing},
         "payload": info.payload,
         "licence": info.licence,
@@ -236,6 +238,8 @@ def check_dataset(path: Place) -> Findings:
     problems += _shared_between_splits(items)
     data, run = _quoted(path), _quoted(Path("runs", path.resolve().name))
     config = "brainomni/tokenizer" if brain else "wavjepa/tiny"
+    if electrodes:
+        config = check_ieeg.config_for(dataset)
     if info.kind == "codes":
         config = "brainomni/tiny task.train_on=codes init.frozen.tokenizer=MODEL"
     commands = [f"neurofm pretrain {config} --workdir {run} data.path={data}"]
@@ -295,7 +299,8 @@ def check_model(path: Place) -> Findings:
         "contract": dataclasses.asdict(model.contract),
         "example": _example(model.task.batch_spec("train").fields),
     }
-    given = {"audio": "FOLDER_OF_SOUND", "meeg": "RECORDINGS"}.get(model.contract.kind)
+    inputs = {"audio": "FOLDER_OF_SOUND", "meeg": "RECORDINGS", "ieeg": "DATASET"}
+    given = inputs.get(model.contract.kind)
     out = f"{_beside(path)}-embeddings"
     command = f"neurofm embed {_quoted(path)} {given} --out {out}"
     commands = (command,) if given else ()

@@ -16,8 +16,7 @@ import numpy as np
 
 from neurofm import config
 from neurofm.data import embeddings
-from neurofm.data.sensors import Sensors
-from neurofm.embedding import encode, recordings
+from neurofm.embedding import electrodes, encode, recordings
 from neurofm.embedding.difference import Difference, announce
 from neurofm.embedding.encode import Reading
 from neurofm.embedding.recorded import Recorded
@@ -95,7 +94,7 @@ def embed(
             f"seconds around events, {around}, were given: give them with events, the "
             "first less than the second"
         )
-    found = recordings.find(given, model.contract, settings)
+    found = recordings.find(given, model.contract, settings, model.subjects)
     if events and not (found := [r for r in found if r.n_events]):
         raise NeuroFMError(
             "there are no interval events in these inputs: give a dataset prepared "
@@ -125,6 +124,7 @@ def embed(
         batch_size=batch_size,
         **placing,
     )  # an impossible request is refused before anything is written
+    named = want == "sources" or electrodes.apart(model.contract)
     writer = embeddings.Writer(out, request)
     work.leave_out(writer.done)
     started, seconds = time.monotonic(), 0.0
@@ -133,7 +133,7 @@ def embed(
         for piece, reading in group:
             duration += piece.duration
             if len(reading.times_s):
-                rows += _rows(piece, reading, whole, want == "sources")
+                rows += _rows(piece, reading, whole, named)
             else:
                 work.skip(piece.recording, "shorter than one token of the model")
         if rows:
@@ -164,7 +164,7 @@ class _Piece(NamedTuple):
     recording: Source
     event: int | None
     duration: float
-    sensors: Sensors | None
+    sensors: tuple[str, ...]
 
 
 class _Work:
@@ -216,7 +216,7 @@ class _Work:
 
     def _piece(self, recording: Source, event: int | None, one: Recorded) -> _Piece:
         duration = one.samples.shape[-1] / self.model.contract.sfreq
-        return _Piece(recording, event, duration, one.sensors)
+        return _Piece(recording, event, duration, one.names)
 
     def _around(
         self, recording: Source, whole: Recorded, tmin: float, tmax: float
@@ -257,8 +257,8 @@ def _rows(
         yield from _events(recording, reading)
         return
     columns = recording.columns()
-    if with_sensors and piece.sensors is not None:
-        columns["sensors"] = list(piece.sensors.names)
+    if with_sensors and piece.sensors:
+        columns["sensors"] = list(piece.sensors)
     if piece.event is not None:
         name = f"{name}#{piece.event}"
         columns |= recording.events()[piece.event]

@@ -17,10 +17,11 @@ import numpy as np
 
 from neurofm import config, files, stores
 from neurofm.contract import InputContract
+from neurofm.data import ieeg
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.meeg import check_frame
 from neurofm.data.records import Dataset, open_dataset
-from neurofm.embedding import encode, inputs
+from neurofm.embedding import electrodes, encode, inputs
 from neurofm.embedding.difference import Difference, announce, compare, refuse
 from neurofm.embedding.recorded import Recorded, arrays
 from neurofm.encoding import suite as encoding
@@ -51,6 +52,7 @@ from neurofm.task import Tree
 
 _log = logging.getLogger(__name__)
 
+BRAIN = ("meeg", "ieeg")  # kinds whose events are cut out and read alone
 PAIRS = (("model", "untrained"), ("model", "baseline"), ("model", "supervised"))
 
 
@@ -107,8 +109,9 @@ def evaluate(
         side, and `data` is fMRI; another suite, or a file that declares one: see
         `neurofm.suites.declared`.
       target, groups, split: see `neurofm.eval.examples.from_dataset`.
-      around: of events in EEG and MEG, seconds before and after the onset, such as
-        (-0.1, 0.8), that are read; by default the events themselves.
+      around: of events in EEG, MEG and intracranial recordings, seconds before and
+        after the onset, such as (-0.1, 0.8), that are read; by default the events
+        themselves.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
       delays, penalty, permutations, floor, subjects, atlas, submit: of the suite
         `encoding`, see `neurofm.encoding.suite.evaluate`.
@@ -167,14 +170,18 @@ def evaluate(
             "the embeddings given are pooled over recordings, but the target marks "
             "intervals: embed again with --pool none"
         )
-    if around is not None and (dataset.info.kind != "meeg" or examples.span is None):
+    brain = dataset.info.kind in BRAIN
+    if around is not None and (not brain or examples.span is None):
         raise NeuroFMError(
-            "--around cuts events out of EEG and MEG, and the target given is of "
+            "--around cuts events out of EEG, MEG and intracranial recordings, and the "
+            "target given is of "
             f"{'whole recordings' if examples.span is None else dataset.info.kind}: "
             "leave it out"
         )
     live = all(e.untrained is not None for e in entrants)
-    if dataset.info.kind == "meeg" and examples.span is not None and live:
+    if electrodes.apart(entrants[0].contract):
+        electrodes.check_alike(dataset, examples.row.tolist())
+    if brain and examples.span is not None and live:
         dataset, examples = pieces.cut(dataset, examples, around)
     result = {
         **asked,
@@ -242,8 +249,8 @@ def _pools(dataset: Recordings) -> Callable[[str], Mapping[str, Pool]]:
 
 
 def _baselines(dataset: Recordings, examples: Examples) -> Candidates:
-    """Log-mel features of sound, band power of EEG and MEG."""
-    if dataset.info.kind == "meeg":
+    """Log-mel features of sound, band power of EEG, MEG and intracranial recordings."""
+    if dataset.info.kind in BRAIN:
         return band_power_candidates(dataset, examples)
     return log_mel_candidates(dataset, examples)
 
@@ -303,7 +310,8 @@ def first_batch(
     model: Model, dataset: Recordings, rows: Sequence[int], n: int = 64
 ) -> Tree | None:
     """Windows from the start of some recordings, where codebooks start from data."""
-    if model.contract.kind != "meeg":
+    kind = model.contract.kind
+    if kind not in BRAIN or electrodes.apart(model.contract):
         return None
     size = model.contract.window_samples
     picked = [rows[i] for i in np.linspace(0, len(rows) - 1, n).round().astype(int)]
@@ -339,12 +347,26 @@ def _recorded(
     if contract.kind == "meeg":
         refuse(compare(contract, {n: getattr(info, n) for n in ("kind", "sfreq")}))
         check_frame(dataset.path, dataset.layouts, contract)
+    if contract.kind == "ieeg":
+        yield from _of_electrodes(model, dataset, rows)
+        return
     for row, samples in sounds(dataset, rows):
         if contract.kind == "meeg":
             yield row, Recorded(samples, dataset.sensors(row)), []
         else:
             wave, found = inputs.conform(contract, samples, info.sfreq)
             yield row, Recorded(wave), found
+
+
+def _of_electrodes(
+    model: Model, dataset: Recordings, rows: Sequence[int]
+) -> Iterator[tuple[int, Recorded, list[Difference]]]:
+    contract, told = model.contract, dataset.items["subject"].to_pylist()
+    refuse(electrodes.differences(dataset, contract))
+    names = model.subjects
+    whose = ieeg.subjects(told, names, dataset.path) if names else [0] * len(told)
+    for row in rows:
+        yield row, electrodes.of_record(dataset, row, contract, int(whose[row])), []
 
 
 def _stored(stored: Embeddings) -> Entrant:

@@ -62,6 +62,12 @@ class Model:
         """What the model's input must be."""
         return self.task.batch_spec("features").contract
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Names of those that the model has a map of their own for."""
+        field = self.task.batch_spec("features").fields.get("subject")
+        return () if field is None else field.words
+
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         """All devices of this process, for data parallelism."""
@@ -100,6 +106,7 @@ class Model:
         times: str = "centers",
         batch_size: int = 16,
         settings: "Settings | None" = None,
+        subject: str | None = None,
     ) -> Any:
         """Embeddings of recordings given as arrays, files or objects of MNE.
 
@@ -108,8 +115,9 @@ class Model:
             most, or the path of a file; integers are read as full scale. Of EEG and
             MEG, samples (C, N) or (epochs, C, N) in V, T and T/m, the path of a file,
             or an `mne.io.Raw`, `mne.Epochs` or `mne.Evoked`; what lies in memory is
-            resampled where its rate is another, and taken as it is otherwise. Or a list
-            of these.
+            resampled where its rate is another, and taken as it is otherwise. Of
+            intracranial recordings, samples (C, N) in V, or an `mne.io.Raw`, at the
+            model's rate and with its reference. Or a list of these.
           sfreq: sampling rate of arrays in Hz; all others bring their own.
           info: sensors of arrays of EEG and MEG: an `mne.Info`, a list of MNE's
             channels (`chs_info`), or `Sensors`.
@@ -124,18 +132,23 @@ class Model:
           batch_size: windows encoded at once.
           settings: how EEG and MEG is read: `data_pipelines.meeg.settings.Settings`,
             such as a montage and a unit.
+          subject: whose intracranial recording it is, where the model knows several.
 
         Returns:
           A Reading of numpy arrays, (T, D) a layer, T = 1 where pooled; for a list of
           inputs, the list of their readings; and for epochs one each, with times from
-          the event.
+          the event. A model of one electrode reads each channel by itself: (T, C D),
+          the D values of every channel side by side.
 
         Raises:
           NeuroFMError: an input that this model cannot take, and why.
         """
-        from neurofm.embedding import encode, inputs
+        from neurofm.embedding import electrodes, encode, inputs
 
-        given, one = inputs.take_all(self.contract, x, sfreq, info, settings)
+        whose = 0
+        if subject is not None or self.contract.kind == "ieeg":
+            whose = electrodes.number(self.subjects, subject)
+        given, one = inputs.take_all(self.contract, x, sfreq, info, settings, whose)
         readings = encode.embed_given(
             self,
             given,

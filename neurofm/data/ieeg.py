@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -204,7 +204,8 @@ def filler(datasets: Sequence[Dataset], spec: BatchSpec):
     subject            int32 [b]          of the names that the model knows, where asked
     """
     names = spec.fields["subject"].words if "subject" in spec.fields else ()
-    whose = [_subjects(dataset, names) for dataset in datasets] if names else []
+    told = [dataset.items["subject"].to_pylist() for dataset in datasets]
+    whose = [_numbers(each, names) for each in told] if names else []
 
     def fill(
         crops: Sequence[Crop], spec: BatchSpec
@@ -237,19 +238,37 @@ def refuse_strangers(
     Raises:
       NeuroFMError: there are some, where the model knows subjects by name.
     """
-    names = spec.fields["subject"].words if "subject" in spec.fields else ()
-    told = dataset.items["subject"].to_pylist()
-    unknown = sorted({told[item] or "" for item in items} - set(names))
-    if names and unknown:
+    if names := spec.fields["subject"].words if "subject" in spec.fields else ():
+        told = dataset.items["subject"].to_pylist()
+        subjects([told[item] for item in items], names, dataset.path)
+
+
+def subjects(
+    told: Sequence[str | None], names: Sequence[str], path: Any
+) -> Int[np.ndarray, " items"]:
+    """The number of every recording's subject.
+
+    Args:
+      told: the subject of every recording of the dataset at `path`.
+      names: of those that the model knows.
+
+    Raises:
+      NeuroFMError: the model does not know one.
+    """
+    numbers = _numbers(told, names)
+    if (numbers < 0).any():
+        unknown = told[int(np.argmin(numbers))] or "nobody"
         raise NeuroFMError(
-            f"the dataset {dataset.path} has recordings of {unknown[0] or 'nobody'!r} "
-            f"where the model knows {', '.join(names)}: leave them out with "
-            "data.hold_out, or train a model with them"
+            f"the dataset {path} has recordings of {unknown!r} "
+            f"where the model knows {', '.join(names)}: leave them out (in "
+            "training by data.hold_out), or train a model with them"
         )
+    return numbers
 
 
-def _subjects(dataset: Dataset, names: Sequence[str]) -> Int[np.ndarray, " items"]:
-    """The number of every recording's subject, -1 for those that are not used."""
+def _numbers(
+    told: Sequence[str | None], names: Sequence[str]
+) -> Int[np.ndarray, " items"]:
+    """Of every recording's subject, -1 for those that the model does not know."""
     number = {name: i for i, name in enumerate(names)}
-    told = dataset.items["subject"].to_pylist()
     return np.array([number.get(name or "", -1) for name in told], int)

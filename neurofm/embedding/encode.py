@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float64, Num
 
-from neurofm.embedding import windows
+from neurofm.embedding import electrodes, windows
 from neurofm.embedding.recorded import Recorded, Samples, arrays, own
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
@@ -89,7 +89,8 @@ def embed_waves(
 
     Windows of several recordings share a batch, short ones with short ones, of a few
     static sizes; a window's embedding does not depend on its batch. A recording without
-    a single token comes out with T = 0.
+    a single token comes out with T = 0. Of a model of one electrode the D values of
+    every channel lie side by side.
 
     Args:
       waves: (name, recording as the model takes it; samples alone where that is all).
@@ -111,7 +112,26 @@ def embed_waves(
     names = layer_names(model, layers, want)
     plan = windows.plan(model.contract, window_s, overlap_s)
     whole = ((name, x if isinstance(x, Recorded) else Recorded(x)) for name, x in waves)
-    return _embed(model, whole, want, names, pool, plan, times, batch_size)
+    rest = want, names, pool, plan, times, batch_size
+    if not electrodes.apart(model.contract):
+        return _embed(model, whole, *rest)
+    return _side_by_side(_embed(model, electrodes.one_by_one(whole), *rest))
+
+
+def _side_by_side(
+    readings: Iterable[tuple[tuple[Any, int], Reading]],
+) -> Iterator[tuple[Any, Reading]]:
+    """Readings of electrodes, as `electrodes.one_by_one` names them: (T, c x D)."""
+    held: list[Reading] = []
+    for (name, n_left), reading in readings:
+        held.append(reading)
+        if not n_left:
+            values = {
+                layer: np.concatenate([one.values[layer] for one in held], axis=1)
+                for layer in reading.values
+            }
+            yield name, Reading(values, reading.times_s, reading.mask)
+            held = []
 
 
 def _embed(

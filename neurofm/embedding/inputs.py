@@ -3,13 +3,14 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from neurofm.contract import InputContract
-from neurofm.embedding import meeg, parcels
+from neurofm.embedding import electrodes, meeg, parcels
 from neurofm.embedding.difference import Difference, announce, compare, refuse
 from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
@@ -35,6 +36,7 @@ def take_all(
     sfreq: float | None,
     info: Any = None,
     settings: "Settings | None" = None,
+    subject: int = 0,
 ) -> tuple[list[Recorded], bool]:
     """One input or a list of them, and whether it is a single recording; see `take`."""
     many = isinstance(x, list | tuple)
@@ -46,7 +48,7 @@ def take_all(
             raise NeuroFMError(
                 "epochs were given within a list: give one set of epochs at a time"
             )
-        pieces, found = take(contract, one, sfreq, info, settings)
+        pieces, found = take(contract, one, sfreq, info, settings, subject)
         taken += pieces
         converted.append((f"input {i}", found))
         many = many or several
@@ -60,15 +62,17 @@ def take(
     sfreq: float | None,
     info: Any = None,
     settings: "Settings | None" = None,
+    subject: int = 0,
 ) -> tuple[list[Recorded], list[Difference]]:
     """An array, the path of a file or an object of MNE, as the model takes it.
 
     For EEG and MEG with positions see `meeg.take`. Of any other Raw, told by its
-    methods, the channels of the contract's kind are taken.
+    methods, the channels of the contract's kind are taken. `subject` is the number of
+    an intracranial recording's, of those that the model knows.
 
     Raises:
-      NeuroFMError: see `meeg.take`, `sound` and `conform`; a Raw without a channel of
-        that kind.
+      NeuroFMError: see `meeg.take`, `electrodes.of_array`, `sound` and `conform`; a Raw
+        without a channel of that kind.
     """
     if contract.kind == "meeg":
         settings = settings or meeg.settings_for(contract)
@@ -76,13 +80,34 @@ def take(
     if contract.kind == "fmri" and not isinstance(x, str | os.PathLike):
         one, found = parcels.of_array(x, sfreq, contract)
         return [one], found
+    names: Sequence[str] = ()
     if hasattr(x, "get_channel_types") and hasattr(x, "get_data"):
-        return [Recorded(_channels_of_raw(contract, x))], []
+        names, x, sfreq = _channels_of_raw(contract, x)
+        if contract.kind != "ieeg":
+            refuse(compare(contract, {"n_chans": len(x), "sfreq": sfreq}))
+            return [Recorded(x)], []
+    if contract.kind == "ieeg":
+        refuse_file(x, contract)
+        one, found = electrodes.of_array(x, sfreq, contract, subject, names)
+        return [one], found
     wave, found = conform(contract, *sound(x, sfreq))
     return [Recorded(wave)], found
 
 
-def _channels_of_raw(contract: InputContract, raw: Any) -> Float32[np.ndarray, "C N"]:
+def refuse_file(x: Any, contract: InputContract) -> None:
+    """Refuse the path of an intracranial recording that is not prepared."""
+    if contract.kind == "ieeg" and isinstance(x, str | os.PathLike):
+        raise NeuroFMError(
+            f"{os.fspath(x)} is no prepared dataset, and this model takes intracranial "
+            f"recordings at {contract.sfreq:g} Hz with the reference "
+            f"{contract.reference}: prepare one, or give an array"
+        )
+
+
+def _channels_of_raw(
+    contract: InputContract, raw: Any
+) -> tuple[list[str], Float32[np.ndarray, "C N"], float]:
+    """Names, samples and rate of the channels that are meant."""
     types = raw.get_channel_types()
     wanted = _MNE_TYPES.get(contract.kind, ())
     picks = [i for i, one in enumerate(types) if one in wanted]
@@ -99,9 +124,7 @@ def _channels_of_raw(contract: InputContract, raw: Any) -> Float32[np.ndarray, "
             f"MNE data of shape {wave.shape} was given: give an mne.io.Raw, which is "
             "(channels, samples), several as a list"
         )
-    given = {"n_chans": len(wave), "sfreq": float(raw.info["sfreq"])}
-    refuse(compare(contract, given))
-    return wave
+    return [raw.ch_names[i] for i in picks], wave, float(raw.info["sfreq"])
 
 
 def conform(

@@ -20,6 +20,20 @@ _OF_SENSORS = frozenset({"topography", "reconstruction", "signal"})
 _PLACES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512)
 
 
+class Group(NamedTuple):
+    """Channels of an intracranial recording.
+
+    Attributes:
+      there: places of the model where a channel is.
+      subject: its number, of those that the model knows.
+      names: of the channels, as far as known.
+    """
+
+    there: Bool[np.ndarray, " C"]
+    subject: int = 0
+    names: tuple[str, ...] = ()
+
+
 class Recorded(NamedTuple):
     """A recording, or a window of one, as a model takes it.
 
@@ -29,6 +43,7 @@ class Recorded(NamedTuple):
       shown: sensors that the model sees, where it is to rebuild them all.
       bads: names of channels that are marked bad and kept.
       regions: which channels are recorded, for parcellated fMRI.
+      group: its channels, for intracranial recordings.
       start_s: seconds at its first sample, for pieces around an event.
     """
 
@@ -38,10 +53,23 @@ class Recorded(NamedTuple):
     shown: Bool[np.ndarray, " C"] | None = None
     bads: tuple[str, ...] = ()
     regions: Bool[np.ndarray, " C"] | None = None
+    group: Group | None = None
 
     def cut(self, start: int, length: int) -> "Recorded":
         """`length` samples from `start`; less where the recording ends before."""
         return self._replace(samples=self.samples[:, start : start + length])
+
+    def channel(self, number: int) -> "Recorded":
+        """One channel of an intracranial recording, alone."""
+        assert self.group is not None
+        own = self.group._replace(there=self.group.there[[number]])
+        return self._replace(samples=self.samples[[number]], group=own)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of its channels, as far as known."""
+        known = self.sensors or self.group
+        return () if known is None else tuple(known.names)
 
     @property
     def places(self) -> int:
@@ -74,6 +102,10 @@ def arrays(
         if (regions := [r.regions for r in rows if r.regions is not None]) != []:
             fields = {"fmri/bold": wave, "fmri/span": spans}
             fields["fmri/regions"] = np.stack(regions)
+        if (groups := [r.group for r in rows if r.group is not None]) != []:
+            fields = {"ieeg/signal": wave, "ieeg/length": spans[:, 1]}
+            fields["ieeg/channel_mask"] = np.stack([g.there for g in groups])
+            fields["subject"] = np.array([g.subject for g in groups], np.int32)
     return {
         **fields,
         "index": np.arange(n_rows, dtype=np.int32),

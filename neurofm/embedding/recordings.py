@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from neurofm.contract import InputContract
+from neurofm.data import ieeg
 from neurofm.data.brains import placed
 from neurofm.data.meeg import check_frame
 from neurofm.data.records import Dataset, open_dataset
-from neurofm.embedding import inputs, meeg, parcels
+from neurofm.embedding import electrodes, inputs, meeg, parcels
 from neurofm.embedding.difference import Difference, compare, refuse
 from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
@@ -71,12 +72,13 @@ class File:
 
 @dataclass(frozen=True)
 class Record:
-    """A recording in a prepared dataset."""
+    """A recording in a prepared dataset; `subject` is its number for the model."""
 
     item: str
     dataset: Dataset
     row: int
     event_rows: Sequence[int]
+    subject: int = 0
 
     @property
     def file(self) -> str:
@@ -89,6 +91,9 @@ class Record:
     def take(self, contract: InputContract) -> tuple[Recorded, list[Difference]]:
         if contract.kind == "fmri":
             return parcels.of_record(self.dataset, self.row, contract), []
+        if contract.kind == "ieeg":
+            own = self.dataset, self.row, contract, self.subject
+            return electrodes.of_record(*own), []
         n_samples = self.dataset.items["n_samples"][self.row].as_py()
         samples = self.dataset.read(self.row, 0, n_samples)
         if contract.kind == "meeg":
@@ -116,6 +121,7 @@ def find(
     given: Sequence[str | os.PathLike],
     contract: InputContract,
     settings: "Settings | None" = None,
+    subjects: Sequence[str] = (),
 ) -> list[Source]:
     """Every recording that the arguments name, each with an item name of its own.
 
@@ -123,6 +129,7 @@ def find(
       given: files of sound, or of EEG and MEG; folders of them; dataset folders.
       contract: what the recordings are for; a dataset of another kind is refused.
       settings: how files of EEG and MEG are read.
+      subjects: names of those that the model knows apart.
 
     Raises:
       NeuroFMError: an argument names nothing, or a dataset the model cannot take.
@@ -137,12 +144,14 @@ def find(
     found: list[tuple[str, Source]] = []
     for path in map(place, given):
         if (path / "dataset.json").is_file():
-            found += [(str(path), r) for r in _records(path, contract)]
+            found += [(str(path), r) for r in _records(path, contract, subjects)]
         elif not isinstance(path, Path):
             raise NeuroFMError(
                 f"{path} holds no dataset: of stores datasets are read, files from a "
                 "local disk"
             )
+        elif contract.kind == "ieeg" and path.exists():
+            inputs.refuse_file(path, contract)
         elif path.is_file() or (settings and _is_recording(path)):
             found.append((str(path.parent), File(path.name, path, settings)))
         elif path.is_dir():
@@ -189,13 +198,18 @@ def _files(folder: Path, settings: "Settings | None") -> list[File]:
     return [File(name, folder / name, settings) for name in names]
 
 
-def _records(path: Place, contract: InputContract) -> list[Record]:
+def _records(
+    path: Place, contract: InputContract, subjects: Sequence[str]
+) -> list[Record]:
     dataset = open_dataset(path)
     given = {"kind": dataset.info.kind, "unit": dataset.info.unit}
     given |= {"sfreq": dataset.info.sfreq}
     if contract.kind not in ("meeg", "fmri"):
         given |= {"n_chans": dataset.info.n_chans}
-    refuse(compare(contract, given))
+    if contract.kind == "ieeg":
+        refuse(electrodes.differences(dataset, contract))
+    else:
+        refuse(compare(contract, given))
     if contract.kind == "fmri":
         placed(dataset, contract.channels, contract.n_chans)
     if contract.kind == "meeg":
@@ -204,4 +218,9 @@ def _records(path: Place, contract: InputContract) -> list[Record]:
     for i, item in enumerate(dataset.events["item"].to_pylist()):
         events.setdefault(item, []).append(i)
     names = dataset.items["item"].to_pylist()
-    return [Record(n, dataset, row, events.get(n, ())) for row, n in enumerate(names)]
+    told = dataset.items["subject"].to_pylist()
+    whose = ieeg.subjects(told, subjects, path) if subjects else [0] * len(names)
+    return [
+        Record(name, dataset, row, events.get(name, ()), int(subject))
+        for row, (name, subject) in enumerate(zip(names, whose, strict=True))
+    ]
