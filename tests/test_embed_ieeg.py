@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from neurofm.embedding import encode
 from neurofm.errors import NeuroFMError
 from neurofm.evaluate import evaluate
 from neurofm.model import Model, abstract_variables
+from neurofm.task import Task
 
 READ = quick.jit(
     encode._read_layers.__wrapped__, static_argnames=("task", "want", "layers")
@@ -76,7 +78,7 @@ def noise(c, n, seed=2):
     return rng.normal(0, 2e-5, (c, n)).cumsum(-1).astype(np.float32)
 
 
-def store(path, recordings=((3, 150), (3, 150)), task=BERT, **more):
+def store(path, recordings=((3, 150), (3, 150)), task: Task = BERT, **more):
     """Recordings of (channels, samples) with loud and faint words in turn."""
     contract = task.batch_spec().contract
     about = {"sfreq": contract.sfreq, "reference": contract.reference, **more}
@@ -156,7 +158,8 @@ def test_a_group_is_read_at_once_with_its_mask_and_by_the_map_of_its_subject():
 
 def test_an_mne_recording_gives_its_intracranial_channels():
     x = noise(3, 70)
-    info = mne.create_info(["A", "trigger", "B"], 100, ["seeg", "stim", "ecog"])
+    kinds: Any = ["seeg", "stim", "ecog"]
+    info = mne.create_info(["A", "trigger", "B"], 100, kinds)
     raw = mne.io.RawArray(x, info, verbose="error")
     got = drawn(DUIN).embed(raw, subject="cleo")
     wanted = drawn(DUIN).embed(x[[0, 2]], sfreq=100, subject="cleo")
@@ -242,8 +245,10 @@ def test_words_are_scored_beside_untrained_and_band_power(task, tmp_path):
 def test_unlike_electrodes_are_not_laid_side_by_side_and_scored(tmp_path):
     models.save(tmp_path / "m", BERT, drawn(BERT).variables, {})
     store(tmp_path / "d", [(3, 400), (2, 400)])
-    with pytest.raises(NeuroFMError, match="2 different sets of electrodes"):
-        evaluate([tmp_path / "m"], data=tmp_path / "d", out=tmp_path / "o")
+    embed(drawn(BERT), [tmp_path / "d"], tmp_path / "e")
+    for given in ("m", "e"):
+        with pytest.raises(NeuroFMError, match="2 different sets of electrodes"):
+            evaluate([tmp_path / given], data=tmp_path / "d", out=tmp_path / "o")
 
 
 def test_check_tells_channels_and_what_to_type(tmp_path):
