@@ -104,6 +104,17 @@ def test_numbers_that_are_not_known_weigh_nothing():
     np.testing.assert_allclose(found, np.mean(r2), rtol=1e-4)
 
 
+def test_a_number_that_is_one_everywhere_has_no_share_in_r2():
+    rng = np.random.default_rng(6)
+    truth = rng.normal(0, 1, (9, 2)).astype(np.float32)
+    truth[:, 1] = 0.7
+    guess = truth + 0.1
+    _, sums = answers.numbers(*on_device(guess, truth, np.ones(9, bool)))
+    found = answers.summary("numbers", sums)["r2"]
+    wanted = 1 - 0.01 / truth[:, 0].var()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
 def test_scores_of_tags_and_numbers_follow_their_definitions():
     rng = np.random.default_rng(3)
     truth = (rng.random((40, 4)) < 0.3).astype(np.float32)

@@ -80,7 +80,8 @@ def numbers(
 def summary(answer: Answer, sums: Sums) -> dict[str, Float[Array, ""]]:
     """Accuracy over items and as the mean over classes; F1 of tags; R2 of numbers.
 
-    Means are over the classes, tags or numbers that the items have.
+    Means are over the classes, tags or numbers that the items have, numbers that are
+    the same in all items left out.
     """
     items = sums["items"]
     seen = items > 0
@@ -98,4 +99,6 @@ def summary(answer: Answer, sums: Sums) -> dict[str, Float[Array, ""]]:
             "f1": mean(2 * sums["hits"] / jnp.maximum(items + sums["guessed"], 1)),
         }
     spread = sums["square"] - sums["sum"] ** 2 / jnp.maximum(items, 1)
-    return {"r2": mean(1 - sums["error"] / jnp.maximum(spread, 1e-12))}
+    # A number that is one in all items tells nothing; rounded sums make it near 0.
+    seen &= spread > 1e-6 * jnp.maximum(sums["square"], items)
+    return {"r2": mean(1 - sums["error"] / jnp.where(seen, spread, 1.0))}

@@ -101,6 +101,8 @@ def open_saved(path: stores.Place) -> Saved:
             f"{path} holds codes, which have no mean: embed again without --codes"
         )
     names = [str(name) for name in stored.index["embedding"].to_pylist()]
+    if not names:
+        raise NeuroFMError(f"{path} holds no embeddings: embed some recordings first")
     return Saved(stored, names)
 
 

@@ -67,7 +67,7 @@ def import_model(
         found = task_class.from_official(tensors, given)
     except NeuroFMError:  # a ValueError too
         raise
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise NeuroFMError(
             f"{weights} does not fit {system} ({error}), so nothing was written: check "
             "that the file and --config belong to the same model"
