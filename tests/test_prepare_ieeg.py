@@ -111,6 +111,56 @@ def test_hdf5_is_named_by_its_table_in_the_order_of_numbers(tmp_path):
     np.testing.assert_allclose(one.samples, x[:5] * 1e-6, atol=2e-8)
 
 
+def write_nwb(path, x, labels=NAMES, rate=SFREQ, n_series=1):
+    """Whole numbers of 0.5 uV, of channel 1 twice that; channels from the last on."""
+    with h5py.File(path, "w") as file:
+        file.attrs["nwb_version"] = "2.6.0"
+        if labels:
+            file["general/extracellular_ephys/electrodes/label"] = labels
+        for i in range(n_series):
+            series = file.create_group(f"acquisition/ieeg{i}")
+            series.attrs["neurodata_type"] = "ElectricalSeries"
+            series["data"] = np.round(x[::-1].T).astype(np.int16)
+            series["data"].attrs["conversion"] = np.float32(5e-7)
+            series["channel_conversion"] = np.where(np.arange(len(x)) == 1, 2.0, 1.0)
+            series["electrodes"] = np.arange(len(x))[::-1]
+            series["starting_time"] = 0.0
+            if rate:
+                series["starting_time"].attrs["rate"] = np.float32(rate)
+    return path
+
+
+def test_nwb_is_scaled_and_named_by_its_own_table(tmp_path):
+    x = np.round(10 * wave())
+    path = write_nwb(tmp_path / "s.nwb", x)
+    _, one, _ = store(path, tmp_path)
+    assert one.names == ("B5", "LA4", "LA3", "LA2", "LA1")
+    np.testing.assert_allclose(one.samples, x[4::-1] * 5e-7, atol=2e-8)
+    table = tmp_path / "s_electrodes.tsv"
+    names = ["DC1", "A1", "A2", "A3", "DC2", "A5", "A6"]
+    table.write_text("\n".join(["name", *names, ""]))
+    _, one, _ = store(path, tmp_path / "other")
+    assert one.names == ("A6", "A5", "A3", "A2", "A1")
+    want = x[[6, 5, 3, 2, 1]] * 5e-7 * np.array([[1, 2, 1, 1, 1]]).T
+    np.testing.assert_allclose(one.samples, want, atol=4e-8)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"labels": None}, "no column label or channel_name .* give --electrodes"),
+        ({"labels": NAMES[:3]}, "its table of electrodes has no row 6"),
+        ({"labels": ["A1", *NAMES[1:6], "A1"]}, "two of its channels are named A1"),
+        ({"rate": None}, "has times of samples and no rate: give --source-sfreq"),
+        ({"n_series": 2}, "it holds 2 ElectricalSeries .* expected one"),
+    ],
+)
+def test_an_nwb_that_cannot_be_used_is_one_sentence(made, message, tmp_path):
+    path = write_nwb(tmp_path / "s.nwb", wave(), **made)
+    with pytest.raises(NeuroFMError, match=message):
+        store(path, tmp_path)
+
+
 def test_missing_numbers_are_interpolated_and_marked(tmp_path):
     x = wave()
     x[2, 100:125] = np.nan

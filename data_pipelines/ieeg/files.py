@@ -1,79 +1,29 @@
-"""Open intracranial recordings: what MNE reads, and HDF5 of one dataset an electrode.
-
-HDF5 as Brain Treebank has it: `data/electrode_<i>` are the samples of an electrode.
-A table names the electrodes, see `electrodes`. The file may have the attributes `sfreq`
-(Hz) and `unit`.
+"""Open intracranial recordings: what MNE reads, and two layouts of HDF5.
 
 Files in a folder `ieeg` with names as BIDS has them are read with their sidecars.
 Source: the Brain Imaging Data Structure 1.9, iEEG.
 """
 
-import csv
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
 import h5py
-import numpy as np
-from jaxtyping import Float
 
-from data_pipelines.ieeg.settings import Settings, factor
+from data_pipelines.ieeg.hdf5 import of_hdf5
+from data_pipelines.ieeg.nwb import is_nwb, of_nwb
+from data_pipelines.ieeg.opened import Electrodes, Opened, cannot, electrodes
+from data_pipelines.ieeg.settings import Settings
 from data_pipelines.meeg import files, sidecars
 from data_pipelines.meeg.bids import ENTITIES, is_recording
-from data_pipelines.meeg.events import Event, annotations
+from data_pipelines.meeg.events import annotations
 from data_pipelines.meeg.signal import read_channels
-from data_pipelines.unreadable import Unreadable
 from neurofm.errors import NeuroFMError
 
-HDF5 = (".h5", ".hdf5")
+HDF5 = (".h5", ".hdf5", ".nwb")
 BIDS = ("ieeg",)  # its datatypes here
 _COLUMNS = ("subject", "session", "run", "task")
-_ELECTRODE = re.compile(r"electrode_(\d+)")
 _VOLTAGES = ("eeg", "seeg", "ecog", "dbs")  # types that MNE knows, or takes them for
-
-cannot = partial(Unreadable, what="intracranial EEG")
-
-
-class Electrodes(NamedTuple):
-    """A table of electrodes.
-
-    Attributes:
-      by_index: of an HDF5 file's dataset -> name.
-      bad: names that are marked so.
-    """
-
-    by_index: dict[int, str]
-    bad: frozenset[str]
-
-
-class Opened(NamedTuple):
-    """A recording whose samples are not read yet.
-
-    Attributes:
-      names: of its channels.
-      bad: those that are marked so.
-      others: channels that record something else, by their type.
-      n_samples: of each.
-      sfreq: their rate in Hz.
-      line_freq: of the mains in Hz, if it is told.
-      read: gives the samples of some rows in V.
-      events: that the file holds, or its sidecar.
-      meta: columns of the manifest.
-    """
-
-    names: list[str]
-    bad: frozenset[str]
-    others: list[str]
-    n_samples: int
-    sfreq: float
-    line_freq: float | None
-    read: Callable[[Sequence[int]], Float[np.ndarray, "c T"]]
-    events: list[Event]
-    meta: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
@@ -102,47 +52,10 @@ def opened(
     except OSError as error:
         raise cannot(path, f"HDF5 cannot open it: {error}") from error
     with held:
-        yield _of_hdf5(path, held, told, settings)
-
-
-def electrodes(table: Path) -> Electrodes:
-    """A tab-separated table with a column `name`, a row an electrode.
-
-    A column `index` tells which `electrode_<i>` it is, otherwise they are counted from
-    0; those with `bad` in a column `status` are left out.
-
-    Raises:
-      NeuroFMError: it cannot be read, or names an electrode or an index twice.
-    """
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise NeuroFMError(
-            f"the electrode table {table} cannot be read: {error}"
-        ) from error
-    if not rows or "name" not in rows[0]:
-        raise NeuroFMError(
-            f"the electrode table {table} has no row or no column 'name'; expected a "
-            "tab-separated table with a row an electrode"
-        )
-    by_index: dict[int, str] = {}
-    for line, row in enumerate(rows):
-        told = (row.get("index") or str(line)).strip()
-        if not told.isdecimal():
-            raise NeuroFMError(
-                f"line {line + 2} of the electrode table {table} has the index "
-                f"{told!r}; expected the number of electrode_<i>"
-            )
-        name = row["name"].strip()
-        if int(told) in by_index or name in by_index.values():
-            raise NeuroFMError(
-                f"line {line + 2} of the electrode table {table} repeats the electrode "
-                f"{name or told}: keep one row each"
-            )
-        by_index[int(told)] = name
-    marked = [r for r in rows if (r.get("status") or "").strip().lower() == "bad"]
-    return Electrodes(by_index, frozenset(r["name"].strip() for r in marked))
+        if is_nwb(held):
+            yield of_nwb(path, held, told, settings)
+        else:
+            yield of_hdf5(path, held, told, settings)
 
 
 def _of_mne(root: Path, file: str, told: Electrodes | None, notes: list[str]) -> Opened:
@@ -168,76 +81,3 @@ def _of_mne(root: Path, file: str, told: Electrodes | None, notes: list[str]) ->
         events=events,
         meta=meta,
     )
-
-
-def _of_hdf5(
-    path: Path, file: h5py.File, told: Electrodes | None, settings: Settings
-) -> Opened:
-    group: Any = file.get("data")
-    members = [str(n) for n in group] if isinstance(group, h5py.Group) else []
-    found = {int(m[1]): n for n in members if (m := _ELECTRODE.fullmatch(n))}
-    if not found:
-        raise cannot(path, "it holds no dataset data/electrode_<i>")
-    held: dict[int, Any] = {i: group[found[i]] for i in sorted(found)}
-    shapes = {getattr(x, "shape", ()) for x in held.values()}
-    if len(shapes) > 1 or len(shape := shapes.pop()) != 1 or not shape[0]:
-        raise cannot(
-            path, "its electrodes are not of one length: expected a row of samples each"
-        )
-    if wrong := [i for i, x in held.items() if x.dtype.kind not in "iuf"]:
-        raise cannot(path, f"electrode_{wrong[0]} holds no numbers")
-    if told is None:
-        raise cannot(
-            path,
-            "no table names its electrodes: give --electrodes, or put "
-            f"{path.stem}_electrodes.tsv beside it, with a column 'name'",
-        )
-    if nameless := [i for i in held if i not in told.by_index]:
-        raise cannot(
-            path,
-            f"the electrode table has no row for electrode_{nameless[0]} (it has "
-            f"{len(told.by_index)} rows, and the file {len(held)} electrodes)",
-        )
-    rows = list(held.values())
-    to_volts = _factor(path, file, settings)
-
-    def read(wanted: Sequence[int]) -> Float[np.ndarray, "c T"]:
-        try:
-            x = np.array([rows[row][:] for row in wanted], float)
-        except OSError as error:
-            raise cannot(path, f"its samples cannot be read: {error}") from error
-        return x * to_volts
-
-    return Opened(
-        names=[told.by_index[i] for i in held],
-        bad=told.bad,
-        others=[],
-        n_samples=shape[0],
-        sfreq=_rate(path, file, settings),
-        line_freq=None,
-        read=read,
-        events=[],
-    )
-
-
-def _rate(path: Path, file: h5py.File, settings: Settings) -> float:
-    told: Any = file.attrs.get("sfreq", settings.source_sfreq)
-    if told is None:
-        raise cannot(path, "it does not tell its sampling rate: give --source-sfreq")
-    try:
-        sfreq = float(told)
-    except (TypeError, ValueError):
-        sfreq = 0.0
-    if not 1 <= sfreq <= 1e6:
-        raise cannot(path, f"its attribute sfreq is {told!r}; expected Hz")
-    return sfreq
-
-
-def _factor(path: Path, file: h5py.File, settings: Settings) -> float:
-    told: Any = file.attrs.get("unit", settings.unit)
-    if told is None:
-        raise cannot(path, "it does not tell its unit: give --unit, such as uV")
-    try:
-        return factor(told.decode() if isinstance(told, bytes) else str(told))
-    except NeuroFMError as error:
-        raise cannot(path, str(error)) from error

@@ -52,7 +52,7 @@ def prepare(
 
     Args:
       src: a folder, or one recording: EDF, BDF, BrainVision or any other that MNE
-        reads, or HDF5, see `files`.
+        reads, HDF5 or NWB.
       out: the dataset to make.
       settings: what recordings are, and what is done to them.
       words: table of words, `labels.from_words`; they become events.

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from data_pipelines.ieeg.contacts import Shafts, shafts
-from data_pipelines.ieeg.files import Opened, cannot
+from data_pipelines.ieeg.opened import Opened, cannot
 from data_pipelines.ieeg.settings import Settings
 from data_pipelines.ieeg.signal import referenced, without_hum
 from data_pipelines.meeg.events import event, sorted_events
