@@ -87,3 +87,16 @@ def test_parts_that_no_published_model_has_are_refused(tmp_path):
     weights, config = written(tmp_path, tensors_of(PATH), **more)
     with pytest.raises(NeuroFMError, match=r"encoder\.norm_first True"):
         import_model("duin_vqvae", weights, tmp_path / "m", config)
+
+
+def test_subjects_get_the_names_that_recordings_have(tmp_path):
+    tensors = tensors_of(PATH)
+    n = tensors["subj_block.subj_layer.W.weight"].shape[1]
+    names = [f"sub-{i:02d}" for i in range(n)]
+    weights, config = written(tmp_path, tensors, subjects=names)
+    import_model("duin_vqvae", weights, tmp_path / "m", config)
+    assert load_model(tmp_path / "m").task.trunk.subjects == tuple(names)
+    weights, config = written(tmp_path, tensors, subjects=[*names, "sub-99"])
+    with pytest.raises(NeuroFMError, match=f"these tensors are of {n}: give the key"):
+        import_model("duin_vqvae", weights, tmp_path / "other", config)
+    assert not (tmp_path / "other").exists()

@@ -47,7 +47,9 @@ def trunk_fields(
     """Sizes of the trunk from tensor shapes; what these cannot tell, from `config`.
 
     `config` has the released parameters by part (`tokenizer.n_strides`, ...). Without
-    it patches of 100 samples and the released strides are taken.
+    it patches of 100 samples and the released strides are taken. Its key `subjects`
+    names the columns of subjects, which are numbers alone in the weights, as recordings
+    name them.
     """
     first, head = (
         "subj_block.subj_layer.W.weight",
@@ -75,7 +77,13 @@ def trunk_fields(
     width = tensors[head].shape[0]
     blocks = _found(FC, tensors)
     dropout = config.get("encoder", {}).get("attn_dropout", 0.2)
-    names = ("subject",) if subjects == 1 else tuple(f"{i}" for i in range(subjects))
+    numbered = ("subject",) if subjects == 1 else [f"{i}" for i in range(subjects)]
+    names = tuple(str(name) for name in config.get("subjects", numbered))
+    if len(set(names)) != subjects:
+        raise NeuroFMError(
+            f"the --config names the subjects {', '.join(names)}, and these tensors "
+            f"are of {subjects}: give the key 'subjects' a name for each"
+        )
     return {
         "sfreq": SFREQ,
         "n_chans": rows // n_neural,
