@@ -4,11 +4,12 @@ r"""Fine-tune Du-IN on words, by the released protocol.
         data.path=DIR data.target=COLUMN data.around=[-0.5,2.5]
 
 MODEL is a run of `duin/base`, `duin/vqvae` or `duin/tiny`, or what `neurofm import
-duin` wrote; give that a --config whose `subjects` are named as in DIR. Source: arXiv 2405.11459 and its released code: all tokens side by side, a
-hidden layer of 128, everything is trained; 200 epochs in batches of 32. What differs:
-scores are compared with the word as they are (`task.scores=released` takes their
-sigmoids), the norms of the tokenizer keep their statistics, and the epoch with the best
-validation is tested, whatever its test.
+duin` wrote; give that a --config whose key `subjects` names them as DIR does. Source:
+arXiv 2405.11459 and its released code: all tokens side by side, a hidden layer of 128,
+everything is trained; 200 epochs in batches of 32. What differs: scores are compared
+with the word as they are (`task.scores=released` takes their sigmoids), the norms of
+the tokenizer keep their statistics, and the epoch with the best validation is tested,
+whatever its test.
 """
 
 from neurofm.config import Eval, Experiment, Train
