@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["Embedder", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,4 +12,8 @@ def __getattr__(name: str) -> Any:
         from neurofm.model import load
 
         return load
+    if name == "Embedder":
+        from neurofm.embedder import Embedder
+
+        return Embedder
     raise AttributeError(f"module 'neurofm' has no attribute {name!r}")
