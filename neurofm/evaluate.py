@@ -361,12 +361,12 @@ def _recorded(
 def _of_electrodes(
     model: Model, dataset: Recordings, rows: Sequence[int]
 ) -> Iterator[tuple[int, Recorded, list[Difference]]]:
-    contract, told = model.contract, dataset.items["subject"].to_pylist()
-    refuse(electrodes.differences(dataset, contract))
-    names = model.subjects
-    whose = ieeg.subjects(told, names, dataset.path) if names else [0] * len(told)
-    for row in rows:
-        yield row, electrodes.of_record(dataset, row, contract, int(whose[row])), []
+    refuse(electrodes.differences(dataset, model.contract))
+    subject, names = dataset.items["subject"].to_pylist(), model.subjects
+    told = [subject[row] for row in rows]
+    whose = ieeg.subjects(told, names, dataset.path) if names else [0] * len(rows)
+    for row, number in zip(rows, whose, strict=True):
+        yield row, electrodes.of_record(dataset, row, model.contract, int(number)), []
 
 
 def _stored(stored: Embeddings) -> Entrant:

@@ -38,6 +38,7 @@ from neurofm.run.watch import CollapseWatch, Plateau, check_finite
 from neurofm.run.workdir import Workdir, versions
 from neurofm.step import State, abstract_state, compiled_step, new_state
 from neurofm.task import Batch
+from neurofm.weights import leaves
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ def _pretrain(
     seconds_of_signal = spec.contract.window_samples / spec.contract.sfreq
     pending: dict[int, dict[str, jax.Array]] = {}
 
-    n_params = sum(x.size for x in jax.tree.leaves(wanted["params"]))
+    n_params = leaves.n_params(wanted["params"])
 
     def flops_of(batch: Batch) -> float:
         return task.sized(batch).flops(train.batch_size)

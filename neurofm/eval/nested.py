@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from neurofm.analysis.retrieval import unit
 from neurofm.errors import NeuroFMError
 from neurofm.eval.splits import Fold
 
@@ -110,7 +111,7 @@ def votes(
     equally near ones.
     """
     mean = x.mean(0)
-    similarity = _unit(new - mean) @ _unit(x - mean).T
+    similarity = unit(new - mean) @ unit(x - mean).T
     near = np.argsort(-similarity, axis=1, kind="stable")[:, : min(k, len(x))]
     weight = np.exp(np.take_along_axis(similarity, near, 1) / TAU)
     return np.einsum("nk,nkc->nc", weight, np.eye(n_classes)[y[near]])
@@ -207,11 +208,6 @@ def _thin(z):
         return z, np.eye(z.shape[1])
     u, s, vt = np.linalg.svd(z, full_matrices=False)
     return u * s, vt.T
-
-
-def _unit(x):
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norm > 0, norm, 1)
 
 
 def _softmax(x):

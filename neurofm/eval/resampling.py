@@ -50,11 +50,6 @@ def group_means(
     return np.bincount(member, difference) / np.bincount(member)
 
 
-def random_signs(n_groups: int, n: int = 9999, seed: int = 0) -> Int[np.ndarray, "R G"]:
-    """Signs for `sign_flips`."""
-    return np.random.default_rng(seed).choice([-1, 1], (n, n_groups))
-
-
 def sign_flips(
     means: Float[np.ndarray, " G"], signs: Int[np.ndarray, "R G"]
 ) -> Float[np.ndarray, " R"]:

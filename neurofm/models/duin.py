@@ -122,8 +122,8 @@ class DuIN(Task):
         codes = jax.lax.stop_gradient(codes)
         counted = there & batch["valid"][:, None]
         params, keys = variables["params"], draws["dropout"] if train else None
-        tokens, norms = self.tokens(
-            params, variables["buffers"], batch, counted if train else None
+        tokens, norms = self.trunk.patches(
+            params, variables["buffers"], batch, counted if train else None, self._dtype
         )
         logits, last = self.logits(params, tokens, there, draws["hidden"], keys)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
@@ -150,18 +150,6 @@ class DuIN(Task):
         return duin_trunk.moved(buffers, sums["norms"])
 
     # ---- the parts of the model -----------------------------------------------------
-
-    def tokens(
-        self,
-        params: Tree,
-        buffers: Tree,
-        batch: Batch,
-        counted: Bool[Array, "B P"] | None,
-    ) -> tuple[Float[Array, "B P D"], Tree]:
-        """Patches of all channels, and sums of the norms; see `Trunk.tokens`."""
-        x, _ = self.trunk.signals(batch)
-        x = self.trunk.neural(params, x, batch["subject"], self._dtype)
-        return self.trunk.tokens(params, buffers, x, counted)
 
     def logits(
         self,
@@ -213,7 +201,9 @@ class DuIN(Task):
     ) -> Reading:
         params = variables["params"]
         _, there = self.trunk.signals(batch)
-        tokens, _ = self.tokens(params, variables["buffers"], batch, None)
+        tokens, _ = self.trunk.patches(
+            params, variables["buffers"], batch, None, self._dtype
+        )
         layers = self.trunk.layers(params, tokens, there, keys, self._dtype)
         layers = layers.astype(jnp.float32)
         values = {f"layer_{i + 1:02d}": x for i, x in enumerate(layers)}

@@ -203,6 +203,19 @@ class Trunk:
         """Channels of any subject as channels of one kind."""
         return mapped(params["subjects"], x, subject, dtype)
 
+    def patches(
+        self,
+        params: Tree,
+        running: Tree,
+        batch: Batch,
+        counted: Bool[Array, "B P"] | None,
+        dtype: jnp.dtype,
+    ) -> tuple[Float[Array, "B P D"], Tree]:
+        """Patches of all channels of a batch, and sums of the norms; see `tokens`."""
+        x, _ = self.signals(batch)
+        x = self.neural(params, x, batch["subject"], dtype)
+        return self.tokens(params, running, x, counted)
+
     def tokens(
         self,
         params: Tree,

@@ -144,7 +144,7 @@ class DuINVQVAE(Task):
         }
         _, there = own.signals(batch)
         counted = there & batch["valid"][:, None]
-        tokens, _ = self.tokens(params, running, batch, counted)
+        tokens, _ = self.trunk.patches(params, running, batch, counted, self._dtype)
         last = self.layers(params, tokens, there)[-1]
         z = self._codes.unit(params["codes"], last.reshape(-1, own.width))
         book = self._codes.start_buffers(keys[6], z, counted.reshape(-1))
@@ -174,7 +174,9 @@ class DuINVQVAE(Task):
         x, there = self.trunk.signals(batch)
         counted = there & batch["valid"][:, None]
         keys = draws["dropout"] if train else None
-        tokens, norms = self.tokens(params, buffers, batch, counted if train else None)
+        tokens, norms = self.trunk.patches(
+            params, buffers, batch, counted if train else None, self._dtype
+        )
         last = self.layers(params, tokens, there, keys)[-1]
         place = batch["index"][:, None] * there.shape[1] + jnp.arange(there.shape[1])
         picks = draws.get("step", {}).get("picks")
@@ -221,18 +223,6 @@ class DuINVQVAE(Task):
         return {**running, "codebook": codebook}
 
     # ---- the parts of the model -----------------------------------------------------
-
-    def tokens(
-        self,
-        params: Tree,
-        buffers: Tree,
-        batch: Batch,
-        counted: Bool[Array, "B P"] | None,
-    ) -> tuple[Float[Array, "B P D"], Tree]:
-        """Patches of all channels, and sums of the norms; see `Trunk.tokens`."""
-        x, _ = self.trunk.signals(batch)
-        x = self.trunk.neural(params, x, batch["subject"], self._dtype)
-        return self.trunk.tokens(params, buffers, x, counted)
 
     def layers(
         self,
@@ -316,7 +306,9 @@ class DuINVQVAE(Task):
         """Codes of all tokens, the blocks before them, and which are recorded."""
         params = variables["params"]
         _, there = self.trunk.signals(batch)
-        tokens, _ = self.tokens(params, variables["buffers"], batch, None)
+        tokens, _ = self.trunk.patches(
+            params, variables["buffers"], batch, None, self._dtype
+        )
         layers = self.layers(params, tokens, there)
         found = self.coded(variables, layers[-1], there)
         return found.indices.reshape(there.shape), layers, there
@@ -347,7 +339,9 @@ class DuINVQVAE(Task):
             )
         params = variables["params"]
         x, there = self.trunk.signals(batch)
-        tokens, _ = self.tokens(params, variables["buffers"], batch, None)
+        tokens, _ = self.trunk.patches(
+            params, variables["buffers"], batch, None, self._dtype
+        )
         last = self.layers(params, tokens, there)[-1]
         found = self.coded(variables, last, there)
         decoded = self.decoded(params, found.vectors.reshape(last.shape), there)

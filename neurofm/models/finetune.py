@@ -105,6 +105,11 @@ class Finetune(Task):
                 "task.class_weight=balanced weighs classes and tags, but "
                 "task.answer=numbers: leave it out"
             )
+        if self.head == "flat" and self.pool != "mean":
+            raise NeuroFMError(
+                f"task.pool is {self.pool}, but task.head=flat pools nothing: leave "
+                "task.pool out, or take another head"
+            )
         for name in ("weights", "centre", "spread"):
             given = getattr(self, name)
             if given and len(given) != len(self.classes):

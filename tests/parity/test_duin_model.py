@@ -151,7 +151,7 @@ def test_masked_codes_and_their_gradients_are_the_released_ones(path):
 
     def loss(params):
         own = {**variables, "params": params}
-        tokens, _ = task.tokens(params, own["buffers"], batch, None)
+        tokens, _ = task.trunk.patches(params, own["buffers"], batch, None, F32)
         there = jnp.ones(hidden.shape, bool)
         logits, _ = task.logits(params, tokens, there, hidden)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
@@ -180,7 +180,9 @@ def test_the_loss_of_the_task_is_that_of_the_codes_which_its_first_stage_gives(p
     def run(variables, batch):
         terms, sums = task.loss(variables, batch, draws, jnp.int32(0), False)
         codes, _, there = task.tokenizer.codes(first, batch)
-        tokens, _ = task.tokens(variables["params"], variables["buffers"], batch, None)
+        tokens, _ = task.trunk.patches(
+            variables["params"], variables["buffers"], batch, None, F32
+        )
         logits, _ = task.logits(variables["params"], tokens, there, draws["hidden"])
         return terms["codes"], sums["hits"], logits, codes
 
