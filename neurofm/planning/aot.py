@@ -87,7 +87,7 @@ def compile_step(exp: Experiment, chips: Accelerator, slices: int = 1) -> Compil
         done = subprocess.run(
             [sys.executable, "-m", "neurofm.planning.aot", answer],
             input=json.dumps(request),
-            env=environment,
+            env={**environment, "XLA_FLAGS": " ".join(_dump(Path(folder)))},
             capture_output=True,
             text=True,
         )
@@ -103,6 +103,21 @@ def compile_step(exp: Experiment, chips: Accelerator, slices: int = 1) -> Compil
     if "error" in found:
         raise NeuroFMError(found["error"])
     return Compiled.from_json(found)
+
+
+def _dump(folder: Path) -> list[str]:
+    """Flags with which the compiler writes the program it made: `_text` reads it.
+
+    `compiled.as_text()` goes through jaxlib, which cannot read every program of libtpu:
+    not those of v6e that hand gathers to the sparse cores.
+    """
+    own = [f"--xla_dump_to={folder}", "--xla_dump_hlo_as_text"]
+    return [*os.environ.get("XLA_FLAGS", "").split(), *own]
+
+
+def _text(folder: Path) -> str:
+    (text,) = folder.glob("*.jit_step.*.after_optimizations.txt")
+    return text.read_text()
 
 
 _SIZE = r"([\d.]+[KMGT]?)"
@@ -143,7 +158,13 @@ def main(answer: Path) -> None:
     try:
         exp = from_json(request["experiment"]).resolved()
         found = dataclasses.asdict(
-            _compile(exp, request["topology"], request["options"], request["slices"])
+            _compile(
+                exp,
+                request["topology"],
+                request["options"],
+                request["slices"],
+                answer.parent,
+            )
         )
     except NeuroFMError as error:
         found = {"error": str(error)}
@@ -151,7 +172,11 @@ def main(answer: Path) -> None:
 
 
 def _compile(
-    exp: Experiment, topology: str, options: dict[str, Any], slices: int
+    exp: Experiment,
+    topology: str,
+    options: dict[str, Any],
+    slices: int,
+    dumped: Path,
 ) -> Compiled:
     import jax
     from jax.experimental import topologies
@@ -214,7 +239,7 @@ def _compile(
         + memory.generated_code_size_in_bytes,
         held=held,
         temporaries=memory.temp_size_in_bytes,
-        collectives=tuple(collectives(compiled.as_text(), dict(devices.shape))),
+        collectives=tuple(collectives(_text(dumped), dict(devices.shape))),
         compile_s=took,
     )
 
