@@ -113,7 +113,7 @@ def score(workdir: Path, records: Path, given: Recordings, rule: str) -> dict[st
     from neurofm.eval.baselines import log_mel_candidates
     from neurofm.eval.features import network_pools, vectors
     from neurofm.eval.scores import probe_all
-    from neurofm.evaluate import entrant
+    from neurofm.suites.entrants import entrant
 
     dataset, run = open_dataset(records), entrant(workdir)
     examples = exampling.from_dataset(dataset, given.target, given.groups, rule)

@@ -26,12 +26,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neurofm import config, evaluate
+from neurofm import config
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.eval import examples as exampling
 from neurofm.eval import pieces
 from neurofm.eval.features import piece_pools, vectors
+from neurofm.eval.untrained import untrained
 from neurofm.model import load
+from neurofm.suites import entrants
 from neurofm.train import pretrain
 
 N_FOLDS = 3
@@ -169,15 +171,15 @@ def rows_of(asked: Any, task: str, fold: int) -> dict[str, Any]:
     tokenizer, brainomni = (
         load(path) for path in pretrained(dataset, workdir, task, tested, asked)
     )
-    batch = evaluate.first_batch(brainomni, cut, examples.row[train])
+    batch = entrants.first_batch(brainomni, cut, examples.row[train])
     networks = {
-        "untrained": (evaluate.untrained(brainomni, batch), LAYER),
+        "untrained": (untrained(brainomni, batch), LAYER),
         "tokenizer": (tokenizer, "last/tokens"),
         "brainomni": (brainomni, LAYER),
     }
     scores = {"baseline": score(classic, examples.target, train, test, run, auc)}
     for name, (model, layer) in networks.items():
-        found = vectors(evaluate.network(model), piece_pools, cut, examples)
+        found = vectors(entrants.network(model), piece_pools, cut, examples)
         x = found[layer].astype(float)
         scores[name] = score(x, examples.target, train, test, run, auc)
     return scores

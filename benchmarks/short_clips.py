@@ -28,7 +28,7 @@ def measure(name: str, n_clips: int, rounds: int) -> dict:
 
     from neurofm import config
     from neurofm.embedding import encode
-    from neurofm.evaluate import untrained
+    from neurofm.eval.untrained import untrained
     from neurofm.model import Model
 
     model = untrained(Model(config.load(name).task, {}))

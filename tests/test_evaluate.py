@@ -21,9 +21,11 @@ from neurofm.eval.examples import Examples, from_dataset
 from neurofm.eval.features import Tokens, vectors
 from neurofm.eval.scores import compare
 from neurofm.eval.splits import Fold
+from neurofm.eval.untrained import untrained
 from neurofm.optim import Optim
 from neurofm.signals import mel
 from neurofm.step import new_state
+from neurofm.suites import entrants, probe
 
 RATE = 1000.0
 SPEAKERS = ["ann", "bob", "cy", "dee"]
@@ -331,8 +333,8 @@ def test_items_that_pretraining_saw_mark_the_score_as_transductive(spoken):
     wanted = from_dataset(spoken, "word", None, "part")
     digests = spoken.items["sha256"].to_pylist()
     seen = frozenset([digests[2], digests[5], digests[0]])  # two tested, one trained on
-    entrant = evaluate.Entrant(counting, None, CONTRACT, "fake", seen)
-    score = evaluate.score_probe([entrant], spoken, wanted)["scores"]
+    entrant = entrants.Entrant(counting, None, CONTRACT, "fake", seen)
+    score = probe.score_probe([entrant], spoken, wanted)["scores"]
     assert score["model"]["transductive"] is True
     assert score["model"]["n_transductive"] == 2
     assert "transductive" not in score["baseline"]
@@ -348,7 +350,7 @@ def test_untrained_is_the_network_at_step_zero_of_the_run():
     }
     first = jax.jit(lambda key, batch: new_state(run.task, Optim(), 5, key, batch, {}))
     state = first(jax.random.key(11), batch)
-    found = evaluate.untrained(run)
+    found = untrained(run)
     same = jax.tree.map(
         lambda a, b: np.allclose(a, b, atol=1e-6),
         found.variables["params"],
@@ -410,8 +412,8 @@ def test_a_step_of_a_run_brings_what_its_workdir_says_it_saw(folder, tmp_path):
     step = tmp_path / "checkpoints" / "9"
     one = model.load(folder / "model")
     model.save(step, one.task, one.variables, {})
-    assert evaluate.entrant(step).seen == {"c0ffee", "beef"}
-    assert evaluate.entrant(folder / "model").seen == frozenset()
+    assert entrants.entrant(step).seen == {"c0ffee", "beef"}
+    assert entrants.entrant(folder / "model").seen == frozenset()
 
 
 def test_stored_embeddings_score_as_the_model_that_made_them(folder, tmp_path):
@@ -454,7 +456,7 @@ def test_a_mistake_in_the_question_is_found_first_and_leaves_nothing(
     folder, tmp_path, spoken, monkeypatch
 ):
     """Before any network is initialised, which takes a large one minutes."""
-    monkeypatch.setattr(evaluate, "untrained", lambda model: pytest.fail("too early"))
+    monkeypatch.setattr(entrants, "untrained", lambda model: pytest.fail("too early"))
     for wrong in ({"target": "wrod"}, {"target": "word", "split": "kfold:99"}):
         with pytest.raises(NeuroFMError):
             evaluate.evaluate(

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from neurofm import config, evaluate, files
+from neurofm import config, files
 from neurofm.config import Experiment
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.encoding import ceiling
 from neurofm.encoding.predicted import predicted
 from neurofm.eval.stats import interval
+from neurofm.eval.untrained import untrained
 from neurofm.model import Model, load
 from neurofm.quickstart import film_figures, films
 from neurofm.quickstart.film_ridges import Guess, Rows, correlations, references
@@ -89,7 +90,7 @@ def score(
     log.info("predicting the test films")
     model = load(workdir)
     guesses["model"] = predictions(model, exp, test)
-    guesses["untrained"] = predictions(evaluate.untrained(model), exp, test)
+    guesses["untrained"] = predictions(untrained(model), exp, test)
     guesses["chance"] = moved(guesses["model"], test)
     found = {name: correlations(guess, test) for name, guess in guesses.items()}
     brains = made.brains

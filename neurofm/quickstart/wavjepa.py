@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neurofm import config, evaluate, files
+from neurofm import config, files
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Experiment
 from neurofm.data.layout import DatasetInfo
@@ -26,6 +26,7 @@ from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.writer import Recording, write_dataset
 from neurofm.eval.examples import Examples
 from neurofm.eval.splits import Fold
+from neurofm.eval.untrained import untrained
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
 from neurofm.optim import Optim
@@ -37,6 +38,7 @@ from neurofm.signals.audio import rms_normalize
 from neurofm.simulate import sounds
 from neurofm.simulate.sounds import Part
 from neurofm.step import draw_key, train_step
+from neurofm.suites import entrants, probe
 from neurofm.train import pretrain
 
 log = logging.getLogger(__name__)
@@ -139,20 +141,20 @@ def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
     """Scores of the last checkpoint beside its references, and of the earlier ones."""
     examples = probe_examples(labelled, exp.seed)
     model = load(workdir)
-    untrained = evaluate.untrained(model)
-    entrant = replace(evaluate.entrant(workdir), untrained=evaluate.network(untrained))
+    fresh = untrained(model)
+    entrant = replace(entrants.entrant(workdir), untrained=entrants.network(fresh))
     curve = {}
     # So small a network leaves half of two cores idle: another trains meanwhile.
     with ThreadPoolExecutor(1) as beside:
-        supervised = beside.submit(train_with_labels, untrained, exp.seed, labelled)
+        supervised = beside.submit(train_with_labels, fresh, exp.seed, labelled)
         for step in Checkpoints(workdir / "checkpoints").steps():
             if step != exp.train.steps:
-                earlier = evaluate.network(load(workdir / "checkpoints" / str(step)))
-                curve[step] = evaluate.score_model(earlier, labelled, examples)
+                earlier = entrants.network(load(workdir / "checkpoints" / str(step)))
+                curve[step] = probe.score_model(earlier, labelled, examples)
         more = {
-            "supervised": lambda *asked: evaluate.network(supervised.result())(*asked)
+            "supervised": lambda *asked: entrants.network(supervised.result())(*asked)
         }
-        result = evaluate.score_probe([entrant], labelled, examples, more)
+        result = probe.score_probe([entrant], labelled, examples, more)
     curve |= {0: result["scores"]["untrained"]}
     curve |= {exp.train.steps: result["scores"]["model"]}
     points = [
@@ -192,7 +194,7 @@ def probe_examples(labelled: Dataset, seed: int) -> Examples:
     return Examples(every, None, target, room, room, folds, {})
 
 
-def train_with_labels(untrained: Model, seed: int, labelled: Dataset) -> Model:
+def train_with_labels(fresh: Model, seed: int, labelled: Dataset) -> Model:
     """The untrained network trained on the labels of the training split."""
     split = np.array(labelled.items["split"].to_pylist())
     rows = np.flatnonzero(split == "train")
@@ -201,8 +203,8 @@ def train_with_labels(untrained: Model, seed: int, labelled: Dataset) -> Model:
     n_samples = sounds.N_SAMPLES
     waves = np.stack([labelled.read(int(row), 0, n_samples) for row in rows])
     waves = np.stack([rms_normalize(wave) for wave in waves])
-    task = Finetune(task=untrained.task, classes=tuple(map(str, classes)))
-    frozen = {"task": untrained.task.inference(untrained.variables)}
+    task = Finetune(task=fresh.task, classes=tuple(map(str, classes)))
+    frozen = {"task": fresh.task.inference(fresh.variables)}
     optim = Optim(lr=1e-3, warmup=0.1)
     spans = np.tile(np.array([[0, n_samples]], np.int32), (SUPERVISED_BATCH, 1))
 
@@ -225,7 +227,7 @@ def train_with_labels(untrained: Model, seed: int, labelled: Dataset) -> Model:
     for i in range(SUPERVISED_STEPS):
         state, _, _ = step(state, frozen, batch(i))
     variables = jax.device_get(task.model({**state, "frozen": frozen}))
-    return Model(untrained.task, {**variables, "slow": {}}, {"source": "supervised"})
+    return Model(fresh.task, {**variables, "slow": {}}, {"source": "supervised"})
 
 
 # ---- pictures ------------------------------------------------------------------------

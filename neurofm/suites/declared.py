@@ -21,6 +21,7 @@ from neurofm.registry import suggest
 
 # kind -> where its `Settings` and `evaluate` are
 KINDS = {
+    "probe": "neurofm.suites.probe",
     "similarity": "neurofm.suites.similarity",
     "retrieval": "neurofm.suites.retrieval",
     "hear": "neurofm.suites.hear",
@@ -28,12 +29,6 @@ KINDS = {
 }
 # Kinds whose settings are options of the command: what a file may set.
 OF_THE_COMMAND: dict[str, dict[str, Any]] = {
-    "probe": {
-        "target": str,
-        "groups": str,
-        "split": str,
-        "around": tuple[float, float],
-    },
     "encoding": {
         "delays": tuple[float, ...],
         "penalty": str,
@@ -67,7 +62,7 @@ def read(suite: str | os.PathLike) -> Suite:
     Raises:
       NeuroFMError: it is neither, or its file cannot be read or sets what is unknown.
     """
-    known = [*OF_THE_COMMAND, *KINDS]
+    known = [*KINDS, *OF_THE_COMMAND]
     if str(suite) in known:
         return Suite(str(suite), str(suite), {})
     path = Path(suite)
@@ -101,6 +96,14 @@ def with_options(suite: Suite, **options: Any) -> Suite:
     return _checked(dataclasses.replace(suite, settings={**suite.settings, **given}))
 
 
+def settings(kind: str) -> dict[str, Any]:
+    """What a suite of a kind can set, and of what type."""
+    if kind not in KINDS:
+        return OF_THE_COMMAND[kind]
+    module = importlib.import_module(KINDS[kind])
+    return typing.get_type_hints(module.Settings, include_extras=True)
+
+
 def evaluate(suite: Suite, given: list[Any], data: Any, out: Path) -> dict[str, Any]:
     """Run a suite of `KINDS`; see its module."""
     module = importlib.import_module(KINDS[suite.kind])
@@ -115,11 +118,7 @@ def _checked(suite: Suite) -> Suite:
     """
     import pydantic
 
-    if suite.kind in KINDS:
-        module = importlib.import_module(KINDS[suite.kind])
-        hints = typing.get_type_hints(module.Settings, include_extras=True)
-    else:
-        hints = OF_THE_COMMAND[suite.kind]
+    hints = settings(suite.kind)
     values = {}
     for name, value in suite.settings.items():
         if name not in hints:

@@ -1,0 +1,205 @@
+"""The suite `probe`: how much frozen embeddings tell about labels, and beside what.
+
+The same probes (`neurofm.eval.probe`) are put on every layer of a model, on the same
+network untrained, and on log-mel features or band power; they are chosen on validation
+rows and scored on test rows.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurofm import stores
+from neurofm.contract import InputContract
+from neurofm.data.records import Dataset, open_dataset
+from neurofm.embedding import electrodes
+from neurofm.errors import NeuroFMError
+from neurofm.eval import examples as exampling
+from neurofm.eval import pieces
+from neurofm.eval.baselines import log_mel_candidates
+from neurofm.eval.examples import Examples
+from neurofm.eval.features import (
+    Candidates,
+    Embed,
+    Pool,
+    network_pools,
+    piece_pools,
+    vectors,
+)
+from neurofm.eval.pieces import Pieces, Recordings
+from neurofm.eval.rhythms import band_power_candidates
+from neurofm.eval.scores import compare
+from neurofm.suites.entrants import BRAIN, Entrant, entrant
+
+_log = logging.getLogger(__name__)
+
+PAIRS = (("model", "untrained"), ("model", "baseline"), ("model", "supervised"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is predicted, and how examples are parted.
+
+    Attributes:
+      target, groups, split: see `neurofm.eval.examples.from_dataset`.
+      around: of events in EEG, MEG and intracranial recordings, seconds before and
+        after the onset, such as (-0.1, 0.8), that are read; by default the events
+        themselves.
+      labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
+    """
+
+    target: str | None = None
+    groups: str | None = None
+    split: str | None = None
+    around: tuple[float, float] | None = None
+    labels: Path | None = None
+    pattern: str | None = None
+    subdirs: str | None = None
+
+
+def evaluate(
+    given: Sequence[stores.Place],
+    data: stores.Place | None,
+    out: Path,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Scores of models or stored embeddings by probes; see `neurofm.evaluate`.
+
+    Args:
+      given: models or folders of embeddings; several are seeds of one system.
+      data: a prepared dataset, or a folder of sounds (prepared into OUT/records).
+
+    Returns:
+      data, left_out and what `neurofm.eval.scores.compare` gives.
+
+    Raises:
+      NeuroFMError: what was given cannot be scored, and why.
+    """
+    if data is None:
+        raise NeuroFMError(
+            "the suite probe needs what is to be predicted: name it as --data"
+        )
+    entrants = [entrant(path) for path in given]
+    if any(e.system != entrants[0].system for e in entrants):
+        raise NeuroFMError(
+            "the models given are not seeds of one system (their tasks differ): "
+            "evaluate each alone, and compare them with `neurofm report`"
+        )
+    dataset = _dataset(data, out, entrants[0].contract, settings)
+    around = settings.around
+    examples = exampling.from_dataset(
+        dataset, settings.target, settings.groups, settings.split
+    )
+    if examples.span is not None and any(e.pooled for e in entrants):
+        raise NeuroFMError(
+            "the embeddings given are pooled over recordings, but the target marks "
+            "intervals: embed again with --pool none"
+        )
+    brain = dataset.info.kind in BRAIN
+    if around is not None and (not brain or examples.span is None):
+        raise NeuroFMError(
+            "--around cuts events out of EEG, MEG and intracranial recordings, and the "
+            "target given is of "
+            f"{'whole recordings' if examples.span is None else dataset.info.kind}: "
+            "leave it out"
+        )
+    live = all(e.untrained is not None for e in entrants)
+    if electrodes.apart(entrants[0].contract):
+        electrodes.check_alike(dataset, examples.row.tolist())
+    if brain and examples.span is not None and live:
+        dataset, examples = pieces.cut(dataset, examples, around)
+    return {
+        "split": settings.split,
+        "data": {"path": str(dataset.path), "hash": dataset.hash},
+        "left_out": examples.left_out,
+        **score_probe(entrants, dataset, examples),
+    }
+
+
+def score_probe(
+    entrants: Sequence[Entrant],
+    dataset: Recordings,
+    examples: Examples,
+    more: Mapping[str, Embed] | None = None,
+) -> dict[str, Any]:
+    """Scores of the probe suite, see `neurofm.evaluate`.
+
+    Args:
+      entrants: the seeds of `model`.
+      dataset: what is read.
+      examples: what is scored.
+      more: name -> further networks to score beside, such as `supervised`.
+    """
+    fresh = [e.untrained for e in entrants if e.untrained is not None]
+    networks = {"model": [e.embed for e in entrants], "untrained": fresh}
+    networks |= {name: [embed] for name, embed in (more or {}).items()}
+    systems: dict[str, list[Candidates]] = {}
+    pools = _pools(dataset)
+    for name, seeds in networks.items():
+        for embed in seeds:
+            _log.info("reading %d recordings: %s", len(set(examples.row)), name)
+            made = vectors(embed, pools, dataset, examples)
+            systems.setdefault(name, []).append(made)
+    baselines = _baselines(dataset, examples)
+    _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
+    result = compare(systems, baselines, examples, PAIRS)
+    if n_seen := _n_seen(entrants, dataset, examples):
+        result["scores"]["model"] |= {"transductive": True, "n_transductive": n_seen}
+        _log.warning("transductive: pretraining saw %d of the test items", n_seen)
+    return result
+
+
+def _pools(dataset: Recordings) -> Callable[[str], Mapping[str, Pool]]:
+    """What is made of a layer: its tokens in order too, where all pieces are alike."""
+    if isinstance(dataset, Pieces):
+        lengths = dataset.items["n_samples"].unique()
+        layouts = dataset.items["layout"].unique()
+        if len(lengths) == 1 and len(layouts) == 1:
+            return piece_pools
+    return network_pools
+
+
+def _baselines(dataset: Recordings, examples: Examples) -> Candidates:
+    """Log-mel features of sound, band power of EEG, MEG and intracranial recordings."""
+    if dataset.info.kind in BRAIN:
+        return band_power_candidates(dataset, examples)
+    return log_mel_candidates(dataset, examples)
+
+
+def score_model(embed: Embed, dataset: Dataset, examples: Examples) -> dict[str, Any]:
+    """The score of one network alone: its entry in `scores`, see `neurofm.evaluate`."""
+    systems = {"model": [vectors(embed, network_pools, dataset, examples)]}
+    return compare(systems, {}, examples)["scores"]["model"]
+
+
+def _n_seen(
+    entrants: Sequence[Entrant], dataset: Recordings, examples: Examples
+) -> int:
+    """Test items whose recording pretraining saw."""
+    seen = frozenset().union(*(e.seen for e in entrants))
+    digests = np.array(dataset.items["sha256"].to_pylist(), object)
+    tested = np.concatenate([fold.test for fold in examples.folds])
+    return sum(digest in seen for digest in digests[examples.row[tested]])
+
+
+def _dataset(
+    path: stores.Place, out: Path, contract: InputContract, settings: Settings
+) -> Dataset:
+    told = {n: getattr(settings, n) for n in ("labels", "pattern", "subdirs")}
+    if path.is_dir() and not (path / "dataset.json").is_file():
+        from data_pipelines.audio import prepare
+
+        _log.info("preparing the sounds of %s into %s", path, out / "records")
+        channels = "first" if contract.n_chans == 1 else "all"
+        prepare(path, out / "records", sfreq=contract.sfreq, channels=channels, **told)
+        return open_dataset(out / "records")
+    if given := [name for name, value in told.items() if value is not None]:
+        raise NeuroFMError(
+            f"{path} is not a folder of sounds, so {', '.join(given)} cannot be given "
+            "here: labels of a dataset are given to `neurofm prepare`"
+        )
+    return open_dataset(path)
