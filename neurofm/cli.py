@@ -544,7 +544,14 @@ def export_command(model: Place, out: Path, trunk: bool):
 @click.option("--out", type=LOCAL, required=True)
 @click.option("--target", help="Column to predict; default the interval labels.")
 @click.option("--groups", help="Column that must not be on both sides of a split.")
-@click.option("--split", help="Column, logo, groupkfold:K, kfold:K or column=value.")
+@click.option(
+    "--split",
+    help="Column, logo, groupkfold:K, kfold:K, blocks:K, column=value or split.json.",
+)
+@click.option(
+    "--gap", type=float, help="Seconds between the sides of a split in one recording."
+)
+@click.option("--stimulus", help="Column of what was heard, kept on one side too.")
 @click.option(
     "--around", type=float, nargs=2, help="M/EEG: seconds, TMIN TMAX, of each event."
 )

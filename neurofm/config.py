@@ -38,6 +38,11 @@ class Data:
         such as (-0.1, 0.8); by default the event itself.
       noise, rooms: datasets of noises and of rooms' impulse responses, of which a task
         with `scenes.source=simulated` makes scenes.
+      split, groups, gap, stimulus: who is trained on, chosen on and tested on when
+        fine-tuning, see `neurofm.eval.split_file.How`; by default the column `split` of
+        the recordings says so.
+      fold: which of the folds of `split`; by default its only one.
+      sides: hash of the split that was made; a run takes it from its data.
       weights: shares of a mixture, one a path; equal where empty.
       transductive: train on the test split too; every score then says so.
       hold_out: `column=value` rules; items that match are never trained on.
@@ -56,6 +61,12 @@ class Data:
     features: str | tuple[str, ...] = ()
     target: str = ""
     around: tuple[float, float] | None = None
+    split: str = ""
+    groups: str = ""
+    gap: float | None = None
+    stimulus: str = ""
+    fold: str = ""
+    sides: str = ""
     noise: str = ""
     rooms: str = ""
     weights: tuple[float, ...] = ()
@@ -68,6 +79,20 @@ class Data:
     min_active: float = 0.1
     jitter_s: float = 10.0
     workers: int = 4
+
+    def __post_init__(self):
+        if self.split and (not self.target or self.transductive):
+            wrong = "with data.transductive" if self.target else "without data.target"
+            raise NeuroFMError(
+                f"data.split is given {wrong}, and it parts labelled examples into "
+                "sides: leave it out; data.hold_out keeps recordings out of training"
+            )
+        named = ("groups", "stimulus", "fold")
+        lone = [n for n in named if getattr(self, n)] + ["gap"] * (self.gap is not None)
+        if lone and not self.split:
+            raise NeuroFMError(
+                f"data.{lone[0]} belongs to data.split, which is empty: give it too"
+            )
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ def evaluate(
     target: str | None = None,
     groups: str | None = None,
     split: str | None = None,
+    gap: float | None = None,
+    stimulus: str | None = None,
     labels: str | os.PathLike | None = None,
     pattern: str | None = None,
     subdirs: str | None = None,
@@ -47,7 +49,7 @@ def evaluate(
       suite: `probe`; `encoding`, where `given` are features or embeddings, set side by
         side, and `data` is fMRI; another suite, or a file that declares one: see
         `neurofm.suites.declared`.
-      target, groups, split, around: see `neurofm.suites.probe.Settings`.
+      target, groups, split, gap, stimulus, around: see `neurofm.suites.probe.Settings`.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
       delays, penalty, permutations, floor, subjects, atlas, submit: of the suite
         `encoding`, see `neurofm.encoding.suite.evaluate`.
@@ -64,6 +66,7 @@ def evaluate(
     if not given:
         raise NeuroFMError("nothing was given to score: name a model or embeddings")
     of_probe = {"target": target, "groups": groups, "split": split, "around": around}
+    of_probe |= {"gap": gap, "stimulus": stimulus}
     of_probe |= {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     of_encoding = {"delays": delays, "penalty": penalty, "floor": floor}
     of_encoding |= {"permutations": permutations, "subjects": subjects}

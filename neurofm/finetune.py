@@ -20,9 +20,13 @@ from neurofm import config, files, stores
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Data, Experiment
 from neurofm.data import labelled, loader
+from neurofm.data.candidates import candidates
 from neurofm.data.records import Dataset, open_dataset
+from neurofm.data.sides import sides
 from neurofm.errors import NeuroFMError
-from neurofm.eval import answers
+from neurofm.eval import answers, leaks, split_file
+from neurofm.eval.places import joined, places
+from neurofm.eval.splits import Fold
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
 from neurofm.report import page as report
@@ -70,19 +74,26 @@ def finetune(
             f"{missing} is empty: give a prepared dataset as data.path=DIR and the "
             "column of its classes as data.target=COLUMN"
         )
-    exp = resolved(exp, model)
+    exp, split = resolved(exp, model)
     outcome = pretrain(exp, workdir, show, profile)
+    place = stores.place(workdir)
+    if jax.process_index() == 0:
+        files.write_json(place / split_file.NAME, split)
     if outcome.status != "done" or jax.process_index() > 0:
         return Finetuned(outcome, {})
-    place = stores.place(workdir)
     scores = score(exp, place, best_step(place, exp.eval.metric))
     files.write_json(place / "scores.json", scores)
     report.render([place], place / "report.html")
     return Finetuned(outcome, scores)
 
 
-def resolved(exp: Experiment, model: str | os.PathLike[str]) -> Experiment:
-    """The experiment with the model's task, the data's classes and its own length."""
+def resolved(
+    exp: Experiment, model: str | os.PathLike[str]
+) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment with the model's task, the data's classes and its own length.
+
+    And what the file of its split holds.
+    """
     init = replace(exp.init, frozen={"task": str(model)})
     exp, _ = frozen.lean(replace(exp, init=init))
     task: Any = exp.task
@@ -90,7 +101,9 @@ def resolved(exp: Experiment, model: str | os.PathLike[str]) -> Experiment:
     spec = exp.task.batch_spec("train")
     found = labelled.find(datasets, spec, exp.data, "train")
     held_out = _held_out(exp, datasets)
-    refuse_leaks(datasets, {"train": found, **held_out})
+    split = split_of(exp, datasets, {"train": found, **held_out})
+    if exp.data.split:
+        exp = replace(exp, data=replace(exp.data, sides=split["sha256"]))
     exp = replace(exp, task=_told(task, found, exp.data))
     for examples in held_out.values():  # one that cannot be scored is told now
         labelled.labels(examples, exp.task.batch_spec("train"))
@@ -99,7 +112,7 @@ def resolved(exp: Experiment, model: str | os.PathLike[str]) -> Experiment:
         steps, every = math.ceil(exp.train.epochs * epoch), max(1, round(epoch))
         train = replace(exp.train, steps=steps, checkpoint_every=every)
         exp = replace(exp, train=train, eval=replace(exp.eval, every=every))
-    return exp.resolved()
+    return exp.resolved(), split
 
 
 def _told(task: Finetune, found: labelled.Labelled, data: Data) -> Finetune:
@@ -138,24 +151,29 @@ def _held_out(exp: Experiment, datasets: list[Dataset]) -> dict[str, labelled.La
     }
 
 
-def refuse_leaks(
-    datasets: list[Dataset], examples: dict[str, labelled.Labelled]
-) -> None:
-    """Examples of one recording are all on one side of a split.
+def split_of(
+    exp: Experiment, datasets: list[Dataset], examples: dict[str, labelled.Labelled]
+) -> dict[str, Any]:
+    """What the file of the split holds.
 
     Raises:
-      NeuroFMError: which recording is on two.
+      NeuroFMError: a recording is on two sides.
     """
-    side: dict[str, str] = {}
+    if exp.data.split:
+        every = candidates(datasets[0], exp.data)
+        return sides(datasets[0], exp.data, every).content
+    rows, parts, n = {}, [], 0
     for use, found in examples.items():
-        for d, item in {*zip(found.dataset, found.item, strict=True)}:
-            for column in ("timeline", "sha256"):
-                name = f"{column} {datasets[d].items[column][int(item)].as_py()}"
-                if (other := side.setdefault(name, use)) != use:
-                    raise NeuroFMError(
-                        f"{name} is in the splits {other} and {use}, so what is learnt "
-                        "leaks into the score: give all of a recording one split"
-                    )
+        rows[use] = np.arange(n, n := n + len(found))
+        for d, dataset in enumerate(datasets):
+            mine = found.dataset == d
+            span = np.stack([found.start, found.stop], 1)[mine] / dataset.info.sfreq
+            names = np.array(found.name, str)[mine]
+            parts.append(places(dataset, found.item[mine], span, names))
+    where, fold = joined(parts), Fold(**rows)
+    leaks.refuse([fold], where)
+    data_hash = "+".join(dataset.hash for dataset in datasets)
+    return split_file.content(split_file.How(), data_hash, [fold], where)
 
 
 def best_step(workdir: stores.Place, metric: str) -> int:
@@ -197,6 +215,7 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
         "suite": "finetune",
         "target": exp.data.target,
         "split": split,
+        "fold": exp.data.fold,
         "chosen": {"step": step, "on": exp.eval.metric or "newest"},
         "left_out": {k: sum(c[k] for c in examples.counts) for k in examples.counts[0]},
         **answered,

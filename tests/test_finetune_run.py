@@ -162,6 +162,9 @@ def test_tones_are_told_apart_and_the_best_epoch_is_tested(tmp_path, base):
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["task"]["classes"] == ["a", "b"]
     assert saved["train"]["steps"] == 48
+    (fold,) = json.loads((tmp_path / "run" / "split.json").read_text())["folds"]
+    assert fold["test"] == [f"r{i:02d}" for i in range(3, 48, 4)]
+    assert (len(fold["train"]), len(fold["valid"])) == (24, 12)
     again = finetune(run(tmp_path / "d"), base, tmp_path / "run")
     assert again.scores == done.scores
 
@@ -255,11 +258,17 @@ def test_brainomni_is_tuned_on_events_with_its_tokenizer_at_hand(tmp_path):
 def test_a_run_ends_where_nothing_is_gained(tmp_path, base):
     sounds(tmp_path / "d", n=16)
     exp = run(tmp_path / "d", train={"epochs": 30.0}, patience=2)
+    exp = config.override(exp, ("data.split=kfold:4", "data.fold=1"))
     done = finetune(exp, base, tmp_path / "run")
     assert done.outcome.status == "done"
     assert done.outcome.step < 60
     again = finetune(exp, base, tmp_path / "run")
     assert again.outcome.step == done.outcome.step
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert saved["data"]["sides"] == split["sha256"]
+    assert done.scores["fold"] == "1"
+    assert done.scores["scores"]["model"]["n"] == len(split["folds"][1]["test"]) == 4
     watch = Plateau(2)
     for step, value in enumerate((0.5, 0.7, 0.7, 0.6)):
         watch = watch.seen(step, value)

@@ -21,13 +21,14 @@ from jaxtyping import Float, Int, Shaped
 
 from neurofm.contract import BatchSpec
 from neurofm.data import audio, ieeg, meeg, parcels
+from neurofm.data.candidates import Candidate, candidates
 from neurofm.data.crops import Crop
 from neurofm.data.draws import below, draws_of_rows, permutation, stream_key
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan, mixture
 from neurofm.data.select import Use, check_contract, reasons_against
+from neurofm.data.sides import sides
 from neurofm.errors import NeuroFMError
-from neurofm.registry import suggest
 
 if TYPE_CHECKING:
     from neurofm.config import Data
@@ -42,6 +43,7 @@ class Labelled:
       dataset: of each, its position in `data.path`.
       item: its recording.
       start, stop: its samples.
+      name: see `neurofm.eval.places`.
       label: what its columns hold, as written.
       counts: for each dataset, examples used and left out, by reason.
     """
@@ -50,6 +52,7 @@ class Labelled:
     item: Int[np.ndarray, " n"]
     start: Int[np.ndarray, " n"]
     stop: Int[np.ndarray, " n"]
+    name: tuple[str, ...]
     label: tuple[tuple[Any, ...], ...]
     counts: tuple[dict[str, int], ...]
 
@@ -65,15 +68,22 @@ def find(
     Args:
       datasets: open record stores.
       spec: what the task takes.
-      data: fields `target`, `around`, `hold_out` and `transductive`.
-      use: `train` takes the splits `train` and none, `valid` and `test` their own.
+      data: fields `target`, `around`, `hold_out`, `transductive`, and `split` with what
+        belongs to it.
+      use: `train` takes the splits `train` and none, `valid` and `test` their own;
+        with `data.split` each its own.
 
     Raises:
       NeuroFMError: a dataset is not what the task takes, or has no such column.
     """
     names = ("kind", "unit", "sfreq")
     names += ("n_chans",) if spec.contract.kind == "audio" else ()
-    rows: list[tuple[int, int, int, int, tuple[Any, ...]]] = []
+    if data.split and len(datasets) > 1:
+        raise NeuroFMError(
+            f"data.split parts the examples of one dataset, and {len(datasets)} are "
+            "given: give one, or leave it out and take their splits"
+        )
+    rows: list[tuple[int, Candidate]] = []
     counts = []
     for number, (dataset, reasons) in enumerate(
         zip(datasets, reasons_against(datasets, data, use), strict=True)
@@ -85,78 +95,48 @@ def find(
             parcels.check(dataset, spec)
         if spec.contract.kind == "ieeg":
             ieeg.check_labelled(dataset, spec.contract)
-        found, count = _of_dataset(dataset, spec, data, reasons)
-        rows += [(number, *row) for row in found]
+        found, count = _of_dataset(dataset, spec, data, use, reasons)
+        rows += [(number, row) for row in found]
         counts.append(count)
-    d, item, start, stop = np.array([r[:4] for r in rows], int).reshape(-1, 4).T
-    return Labelled(d, item, start, stop, tuple(r[4] for r in rows), tuple(counts))
+    numbers = [(d, one.item, one.start, one.stop) for d, one in rows]
+    d, item, start, stop = np.array(numbers, int).reshape(-1, 4).T
+    names = tuple(one.name for _, one in rows)
+    labels = tuple(one.label for _, one in rows)
+    return Labelled(d, item, start, stop, names, labels, tuple(counts))
 
 
 def _of_dataset(
-    dataset: Dataset, spec: BatchSpec, data: Data, reasons: dict
-) -> tuple[list[tuple[int, int, int, tuple[Any, ...]]], dict[str, int]]:
+    dataset: Dataset, spec: BatchSpec, data: Data, use: Use, reasons: dict
+) -> tuple[list[Candidate], dict[str, int]]:
+    every = candidates(dataset, data)
+    if data.split:
+        side = sides(dataset, data, every).word
+        reasons = {"held_out": reasons["held_out"]}
+    else:
+        side = np.full(len(every), use)
     against = np.any(list(reasons.values()), axis=0)
     least = spec.contract.receptive_samples
     brain = spec.contract.kind in ("meeg", "ieeg")
     free = meeg.free_spans(dataset) if brain else None
     counts = {"used": 0, "other_split": 0, "no_label": 0, "too_short": 0, "bad": 0}
+    counts |= {"near_another_side": 0} if data.split else {}
     out = []
-    for item, start, stop, label in _candidates(dataset, data):
-        if against[item]:
+    for one, word in zip(every, side, strict=True):
+        item, start, stop = one[:3]
+        if against[item] or word not in ("", use):
             counts["other_split"] += 1
-        elif all(value is None for value in label):
+        elif all(value is None for value in one.label):
             counts["no_label"] += 1
+        elif not word:
+            counts["near_another_side"] += 1
         elif stop - start < least:
             counts["too_short"] += 1
         elif free and not any(a <= start and stop <= b for a, b in free[item]):
             counts["bad"] += 1
         else:
             counts["used"] += 1
-            out.append((item, start, stop, label))
+            out.append(one)
     return out, counts
-
-
-def _candidates(dataset: Dataset, data: Data):
-    """(item, start, stop, label) of every recording or event, in order."""
-    lengths = dataset.items["n_samples"].to_pylist()
-    names = [name.strip() for name in data.target.split(",")]
-    if set(names) <= set(dataset.items.column_names):
-        if data.around is not None:
-            raise NeuroFMError(
-                f"data.around is given, but data.target={data.target} is a column of "
-                "whole recordings: leave it out, or name a column of the events"
-            )
-        labels = zip(*(dataset.items[name].to_pylist() for name in names), strict=True)
-        for item, (n, label) in enumerate(zip(lengths, labels, strict=True)):
-            yield item, 0, n, label
-        return
-    events = dataset.events.column_names if len(dataset.events) else []
-    known = [*dataset.items.column_names, *events]
-    if unknown := [name for name in names if name not in known]:
-        raise NeuroFMError(
-            f"data.target {unknown[0]!r} is no column of {dataset.path}: "
-            f"{suggest(unknown[0], known)}"
-        )
-    if not set(names) <= set(events):
-        raise NeuroFMError(
-            f"data.target {data.target!r} names columns of recordings and of events "
-            "together: take those of one kind"
-        )
-    row = {name: i for i, name in enumerate(dataset.items["item"].to_pylist())}
-    columns = [
-        dataset.events[name].to_pylist()
-        for name in ("item", "onset", "duration", "trial_type", *names)
-    ]
-    for name, onset, duration, kind, *label in zip(*columns, strict=True):
-        if str(kind or "").upper().startswith(meeg.BAD):
-            continue
-        low, high = data.around or (0.0, duration or 0.0)
-        sfreq, n = dataset.info.sfreq, lengths[row[name]]
-        start = round((onset + low) * sfreq)
-        stop = start + round((high - low) * sfreq)
-        # One that begins before its recording or ends after it is too short.
-        whole = start >= 0 and stop <= n
-        yield row[name], max(start, 0), stop if whole else 0, tuple(label)
 
 
 def names(examples: Labelled, data: Data, answer: Answer) -> tuple[str, ...]:

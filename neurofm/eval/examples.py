@@ -6,19 +6,19 @@ Axis letters: N examples.
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int, Shaped
 
-from neurofm.data.meeg import BAD
 from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
-from neurofm.eval.splits import SCHEME, Fold, folds
-from neurofm.registry import suggest
+from neurofm.eval.parting import part, unknown, values
+from neurofm.eval.places import event_names, places, usable_events
+from neurofm.eval.split_file import How
+from neurofm.eval.splits import Fold
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +37,13 @@ class Examples:
       target: classes (words, whole numbers) or numbers (floats).
       groups: what must not be on both sides of a split, or None.
       clusters: what inner folds keep whole and intervals are drawn over: groups, else
-        recordings.
+        blocks of recordings, else recordings.
       folds: who is trained on, chosen on and tested on.
       left_out: why examples are not used -> how many.
+      names: of each, see `neurofm.eval.places`; empty where nobody asks.
+      split: what the file of the split holds (`neurofm.eval.split_file`), where there
+        is one.
+      blocks: clusters are blocks of recordings.
     """
 
     row: Int[np.ndarray, " N"]
@@ -49,10 +53,27 @@ class Examples:
     clusters: Shaped[np.ndarray, " N"]
     folds: list[Fold]
     left_out: dict[str, int]
+    names: Shaped[np.ndarray, " _"] = field(default_factory=lambda: np.array([], str))
+    split: dict[str, Any] = field(default_factory=dict)
+
+    blocks: bool = False
+
+    @property
+    def over(self) -> str:
+        """What clusters are."""
+        if self.groups is not None:
+            return "groups"
+        return "blocks" if self.blocks else "recordings"
 
 
 def from_dataset(
-    dataset: Dataset, target: str | None, groups: str | None, split: str | None
+    dataset: Dataset,
+    target: str | None,
+    groups: str | None,
+    split: str | None,
+    around: tuple[float, float] | None = None,
+    gap_s: float | None = None,
+    stimulus: str | None = None,
 ) -> Examples:
     """Examples of a dataset, by the names of columns.
 
@@ -60,16 +81,16 @@ def from_dataset(
       dataset: a record store.
       target: a column of its recordings, or of its interval events; None is
         `trial_type` where there are events.
-      groups: a column of either, or None.
-      split: a column of train, valid and test or of fold numbers, a scheme
-        (`logo`, `groupkfold:K`, `kfold:K`), or `column=value` to test the rows of one
-        value; None is the column `split`.
+      groups, split, gap_s, stimulus: see `neurofm.eval.split_file.How`; no split is
+        the column `split`.
+      around: seconds before and after its onset that will be read of an event; by
+        default the event itself.
 
     Raises:
-      NeuroFMError: an unknown column, a split that cannot be made, or classes that
-        cannot be learnt.
+      NeuroFMError: an unknown column, a split that cannot be made or leaks, or classes
+        that cannot be learnt.
     """
-    items, events = dataset.items, dataset.events
+    items, events = dataset.items, usable_events(dataset)
     if target is None:
         if not len(events):
             raise NeuroFMError(
@@ -77,38 +98,50 @@ def from_dataset(
                 f"{', '.join(items.column_names)}"
             )
         target = "trial_type"
+    name = span = None
     if target in items.column_names:
-        table, row, span = items, np.arange(len(items)), None
+        table, row = items, np.arange(len(items))
     elif len(events) and target in events.column_names:
-        table, row, span = _with_items(_without_bad(events), items)
+        table, row, span = _with_items(events, items)
+        name = event_names(events)
     else:
-        raise _unknown("target", target, [*items.column_names, *events.column_names])
+        raise unknown("target", target, [*items.column_names, *events.column_names])
     columns = {name: table[name].to_pylist() for name in table.column_names}
     known = np.array([value is not None for value in columns[target]], bool)
     left_out = {"without_target": int((~known).sum())}
-    row, span = row[known], span if span is None else span[known]
+    if not known.any():
+        raise NeuroFMError(f"no example has a {target!r}; name another target")
+    row, span, name = (None if x is None else x[known] for x in (row, span, name))
+    assert row is not None
     columns = {
         name: [v for v, keep in zip(values, known, strict=True) if keep]
         for name, values in columns.items()
     }
-    if not len(row):
-        raise NeuroFMError(f"no example has a {target!r}; name another target")
-    label = _values(columns, "target", target)
-    group = None if groups is None else _values(columns, "groups", groups)
-    made = folds(_split(columns, split or "split"), row, group)
-    made, strays = _without_strays(made, label)
-    left_out["class_not_in_training"] = strays
+    label = values(columns, "target", target)
+    read = span if span is None or around is None else span[:, :1] + np.array(around)
+    where = places(dataset, row, read, name)
+    how = How(split=split or "split", groups=groups, gap_s=gap_s, stimulus=stimulus)
+    parted = part(columns, where, how, dataset.hash)
+    made, strays = _without_strays(parted.folds, label)
+    left_out |= {"class_not_in_training": strays, "near_another_side": parted.near}
     for reason, count in left_out.items():
         if count:
             _log.warning("%d examples left out: %s", count, reason.replace("_", " "))
-    clusters = row if group is None else group
-    return Examples(row, span, label, group, clusters, made, left_out)
-
-
-def _without_bad(events: pa.Table) -> pa.Table:
-    """Events that are no marks of bad stretches."""
-    kinds = [str(kind or "").upper() for kind in events["trial_type"].to_pylist()]
-    return events.filter(pa.array([not kind.startswith(BAD) for kind in kinds]))
+    clusters = parted.groups
+    if clusters is None:
+        clusters = row if parted.blocks is None else parted.blocks
+    return Examples(
+        row,
+        span,
+        label,
+        parted.groups,
+        clusters,
+        made,
+        left_out,
+        where.name,
+        parted.content,
+        parted.groups is None and parted.blocks is not None,
+    )
 
 
 def _with_items(
@@ -123,62 +156,6 @@ def _with_items(
         if name not in events.column_names:
             events = events.append_column(name, items[name].take(pa.array(row)))
     return events, row, span
-
-
-def _unknown(what: str, name: str, known: list[str]) -> NeuroFMError:
-    names = list(dict.fromkeys(known))
-    return NeuroFMError(
-        f"the data has no column {name!r} to use as {what}; {suggest(name, names)}"
-    )
-
-
-def _values(
-    columns: Mapping[str, list[Any]], what: str, name: str
-) -> Shaped[np.ndarray, " N"]:
-    """A column as whole numbers, floats or words; missing values are refused."""
-    if name not in columns:
-        raise _unknown(what, name, list(columns))
-    values = columns[name]
-    if missing := sum(value is None for value in values):
-        raise NeuroFMError(
-            f"the column {name!r} used as {what} has no value in {missing} of "
-            f"{len(values)} rows; fill it in, or remove those rows"
-        )
-    kinds = {type(value) for value in values}
-    if kinds <= {int, bool}:
-        return np.array(values, int)
-    return np.array(values, float) if kinds <= {int, float} else np.array(values, str)
-
-
-def _split(
-    columns: Mapping[str, list[Any]], split: str
-) -> str | Shaped[np.ndarray, " N"]:
-    """The scheme as it is, or the column that is meant."""
-    if split in columns:
-        values = ["" if value is None else value for value in columns[split]]
-        if "" in values and not {"train", "test"} & set(values):
-            raise NeuroFMError(
-                f"the split column {split!r} is blank in {values.count('')} of "
-                f"{len(values)} rows; name a column of train, valid and test or of "
-                "fold numbers, a scheme such as groupkfold:5, or column=value"
-            )
-        return _values({split: values}, "split", split)
-    if SCHEME.fullmatch(split):
-        return split
-    column, equals, value = split.partition("=")
-    if not equals:
-        known = [*columns, "logo", "groupkfold:5", "kfold:5"]
-        raise _unknown("split", split, known)
-    if column not in columns:
-        raise _unknown("split", column, list(columns))
-    tested = np.array([str(v) == value for v in columns[column]], bool)
-    if not tested.any():
-        words = sorted({str(v) for v in columns[column]})
-        raise NeuroFMError(
-            f"--split {split} meets no row; {column} is one of "
-            f"{', '.join(words[:20])}{', ...' if len(words) > 20 else ''}"
-        )
-    return np.where(tested, "test", "train")
 
 
 def _without_strays(

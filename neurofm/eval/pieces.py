@@ -133,6 +133,7 @@ def cut(
         target=examples.target[kept],
         groups=None if groups is None else groups[kept],
         clusters=examples.clusters[kept],
+        names=examples.names[kept],
         folds=folds,
         left_out={
             **examples.left_out,

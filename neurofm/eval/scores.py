@@ -107,8 +107,10 @@ def _points(seeds: Probed) -> Float[np.ndarray, "S M"]:
 def _clusters(examples: Examples) -> tuple[str, Shaped[np.ndarray, " M"]]:
     """What intervals are drawn over, and its names for all test items."""
     tested = np.concatenate([fold.test for fold in examples.folds])
-    over = "recordings" if examples.groups is None else "groups"
-    for name, of in ((over, examples.clusters), ("recordings", examples.row)):
+    for name, of in (
+        (examples.over, examples.clusters),
+        ("recordings", examples.row),
+    ):
         if len(np.unique(of[tested])) > 1:
             return name, of[tested]
     return "examples", tested

@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from neurofm.errors import NeuroFMError
 
-SCHEME = re.compile(r"(logo)|(groupkfold|kfold):([0-9]+)")
+SCHEME = re.compile(r"(logo)|(groupkfold|kfold|blocks):([0-9]+)(?::([0-9]+))?")
+SCHEMES = "logo, groupkfold:K, kfold:K and blocks:K"
 
 
 def _none() -> Int[np.ndarray, "0"]:
@@ -35,20 +36,26 @@ def folds(
     split: str | Shaped[np.ndarray, " N"],
     recordings: Int[np.ndarray, " N"],
     groups: Shaped[np.ndarray, " N"] | None = None,
+    moment: Float[np.ndarray, " N"] | None = None,
 ) -> list[Fold]:
     """Folds of a scheme or a column.
 
     Args:
-      split: `logo` (each group is tested once), `groupkfold:K`, `kfold:K` (drawn with a
-        fixed seed), or a column: the words train, valid and test make one fold (rows
-        without a word are left out), anything else is fold numbers, each tested once.
+      split: `logo` (each group is tested once), `groupkfold:K`, `kfold:K` (drawn with
+        the seed 0, `kfold:K:SEED` with another), `blocks:K` (of K equal parts of the
+        time of each recording one is tested and the next one chosen on), or a column:
+        the words train, valid and test make one fold (rows without a word are left
+        out), anything else is fold numbers, each tested once.
       recordings: number of each item's recording; `kfold:K` keeps recordings whole.
       groups: what must not be on both sides of a split, as speaker or subject.
+      moment: when each item is, from 0 at the start of its recording to 1 at its end.
 
     Raises:
       NeuroFMError: an unknown scheme, too few groups or folds, or a group on both
         sides.
     """
+    if isinstance(split, str) and split.startswith("blocks:"):
+        return _checked(_blocks(split, moment), groups)
     if isinstance(split, str):
         test_sets = _scheme(split, recordings, groups)
     elif {"train", "test"} & set(split.tolist()):
@@ -99,8 +106,7 @@ def _scheme(
     found = SCHEME.fullmatch(split)
     if found is None:
         raise NeuroFMError(
-            f"{split!r} is neither a column nor a scheme; the schemes are logo, "
-            "groupkfold:K and kfold:K"
+            f"{split!r} is neither a column nor a scheme; the schemes are {SCHEMES}"
         )
     if found[2] == "kfold":
         labels, k = recordings, int(found[3])
@@ -115,19 +121,42 @@ def _scheme(
             f"{split!r} asks for {k} folds of {len(np.unique(labels))} groups or "
             "recordings; give at least 2 folds and no more than there are groups"
         )
-    return {str(i): rows for i, rows in enumerate(_group_k_fold(labels, k))}
+    drawn = _group_k_fold(labels, k, int(found[4] or 0))
+    return {str(i): rows for i, rows in enumerate(drawn)}
+
+
+def _blocks(split: str, moment: Float[np.ndarray, " N"] | None) -> list[Fold]:
+    found = SCHEME.fullmatch(split)
+    if found is None or found[4] or int(found[3]) < 3 or moment is None:
+        raise NeuroFMError(
+            f"{split!r} is no split of recordings in time: write it as blocks:K, with "
+            "3 or more blocks, one to test, one to choose on and others to train on"
+        )
+    k = int(found[3])
+    block = np.clip((moment * k).astype(int), 0, k - 1)
+    made = []
+    for i in range(k):
+        test, valid = block == i, block == (i + 1) % k
+        rows = [np.flatnonzero(which) for which in (~test & ~valid, valid, test)]
+        if not (len(rows[0]) and len(rows[2])):
+            raise NeuroFMError(
+                f"{split!r} leaves the block {i} without examples to test or to train "
+                "on: give fewer blocks"
+            )
+        made.append(Fold(train=rows[0], valid=rows[1], test=rows[2], name=str(i)))
+    return made
 
 
 def _group_k_fold(
-    labels: Shaped[np.ndarray, " M"], k: int
+    labels: Shaped[np.ndarray, " M"], k: int, seed: int = 0
 ) -> list[Int[np.ndarray, " _"]]:
     """Positions in k folds of nearly equal size; equal labels share a fold.
 
     The largest label goes to the emptiest fold first; equally large ones come in an
-    order drawn with a fixed seed.
+    order drawn with the seed.
     """
     _, label, size = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(0).permutation(len(size))
+    order = np.random.default_rng(seed).permutation(len(size))
     order = order[np.argsort(-size[order], kind="stable")]
     filled = np.zeros(k, int)
     fold = np.empty(len(size), int)

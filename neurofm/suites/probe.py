@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from neurofm import stores
+from neurofm import files, stores
 from neurofm.contract import InputContract
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import electrodes
 from neurofm.errors import NeuroFMError
 from neurofm.eval import examples as exampling
-from neurofm.eval import pieces
+from neurofm.eval import pieces, split_file
 from neurofm.eval.baselines import log_mel_candidates
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import (
@@ -45,7 +45,9 @@ class Settings:
     """What is predicted, and how examples are parted.
 
     Attributes:
-      target, groups, split: see `neurofm.eval.examples.from_dataset`.
+      target: see `neurofm.eval.examples.from_dataset`.
+      groups, split, gap, stimulus: how examples are parted, see
+        `neurofm.eval.split_file.How`; the gap in seconds.
       around: of events in EEG, MEG and intracranial recordings, seconds before and
         after the onset, such as (-0.1, 0.8), that are read; by default the events
         themselves.
@@ -55,6 +57,8 @@ class Settings:
     target: str | None = None
     groups: str | None = None
     split: str | None = None
+    gap: float | None = None
+    stimulus: str | None = None
     around: tuple[float, float] | None = None
     labels: Path | None = None
     pattern: str | None = None
@@ -92,7 +96,13 @@ def evaluate(
     dataset = _dataset(data, out, entrants[0].contract, settings)
     around = settings.around
     examples = exampling.from_dataset(
-        dataset, settings.target, settings.groups, settings.split
+        dataset,
+        settings.target,
+        settings.groups,
+        settings.split,
+        around,
+        settings.gap,
+        settings.stimulus,
     )
     if examples.span is not None and any(e.pooled for e in entrants):
         raise NeuroFMError(
@@ -112,8 +122,11 @@ def evaluate(
         electrodes.check_alike(dataset, examples.row.tolist())
     if brain and examples.span is not None and live:
         dataset, examples = pieces.cut(dataset, examples, around)
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(out / split_file.NAME, examples.split)
     return {
         "split": settings.split,
+        "split_sha256": examples.split["sha256"],
         "data": {"path": str(dataset.path), "hash": dataset.hash},
         "left_out": examples.left_out,
         **score_probe(entrants, dataset, examples),
