@@ -15,14 +15,19 @@ _UPLOAD_EVERY_S = 10.0
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write beside the path and move into place, so that no reader sees half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """As `write_text`."""
     path = place(path)
     if is_remote(path):
-        path.write_text(text)  # an object appears whole
+        path.write_bytes(data)  # an object appears whole
         return
     draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with draft.open("w") as file:
-            file.write(text)
+        with draft.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -24,7 +24,7 @@ from neurofm.data.candidates import candidates
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.sides import sides
 from neurofm.errors import NeuroFMError
-from neurofm.eval import answers, leaks, split_file
+from neurofm.eval import answers, by_example, leaks, split_file
 from neurofm.eval.places import joined, places
 from neurofm.eval.splits import Fold
 from neurofm.model import Model, load
@@ -82,6 +82,7 @@ def finetune(
     if outcome.status != "done" or jax.process_index() > 0:
         return Finetuned(outcome, {})
     scores = score(exp, place, best_step(place, exp.eval.metric))
+    scores |= {"split_sha256": split["sha256"]} if scores else {}
     files.write_json(place / "scores.json", scores)
     report.render([place], place / "report.html")
     return Finetuned(outcome, scores)
@@ -203,14 +204,19 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
     if not len(examples):
         log.warning("there are no test examples, so nothing is scored")
         return {}
+    made = predict(model, exp, datasets, split, len(examples))
+    truth = labelled.labels(examples, task.batch_spec("train"))
+    recording = examples.item + 10**9 * examples.dataset
     answered = answers.score(
-        task.answer,
-        predict(model, exp, datasets, split, len(examples)),
-        labelled.labels(examples, task.batch_spec("train")),
-        examples.item + 10**9 * examples.dataset,
-        task.classes,
-        task.centre,
+        task.answer, made, truth, recording, task.classes, task.centre
     )
+    each = by_example.table(
+        np.full(len(made), exp.data.fold or Fold.name),
+        np.array(examples.name),
+        recording,
+        *answers.of_each(task.answer, made, truth),
+    )
+    by_example.write(workdir / by_example.NAME, each)
     return {
         "suite": "finetune",
         "target": exp.data.target,

@@ -334,7 +334,7 @@ def test_items_that_pretraining_saw_mark_the_score_as_transductive(spoken):
     digests = spoken.items["sha256"].to_pylist()
     seen = frozenset([digests[2], digests[5], digests[0]])  # two tested, one trained on
     entrant = entrants.Entrant(counting, None, CONTRACT, "fake", seen)
-    score = probe.score_probe([entrant], spoken, wanted)["scores"]
+    score = probe.score_probe([entrant], spoken, wanted)[0]["scores"]
     assert score["model"]["transductive"] is True
     assert score["model"]["n_transductive"] == 2
     assert "transductive" not in score["baseline"]

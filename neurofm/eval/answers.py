@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from sklearn.metrics import average_precision_score, confusion_matrix
+from sklearn.metrics import confusion_matrix
 
 from neurofm.errors import NeuroFMError
+from neurofm.eval import resampling
+from neurofm.eval.precision import average_precision, mean_over_tags
 from neurofm.eval.stats import interval, resampled
 from neurofm.objectives.answers import Answer
 
@@ -52,11 +54,39 @@ def score(
     return _numbers(made, truth, groups, names, centre)
 
 
-def _classes(made, truth, groups, names) -> dict[str, Any]:
-    guess = made.argmax(1)
-    hits = (guess == truth).astype(float)
+def of_each(
+    answer: Answer, made: Float[np.ndarray, "n K"], truth: Shaped[np.ndarray, "n *K"]
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray | None]:
+    """Scores, weights and truth of `neurofm.eval.by_example.table`."""
+    if answer == "tags":
+        return {"model": made}, None, truth.astype(int)
+    if answer == "classes":
+        hits, weight = _hits(made, truth)
+        return {"model": hits * weight}, weight, None
+    known = np.isfinite(truth)
+    y = np.where(known, truth, 0)
+    n = np.maximum(known.sum(0), 1)
+    spread = np.where(known, (y - y.sum(0) / n) ** 2, 0)
+    share = spread.sum(0)
+    told = share > 0
+    spread, share = spread[:, told], share[told] * told.sum()
+    error = np.where(known, (y - made) ** 2, 0)[:, told]
+    return {"model": ((spread - error) / share).sum(1)}, (spread / share).sum(1), None
+
+
+def _hits(
+    made: Float[np.ndarray, "n K"], truth: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Who is right, and weights by which every class counts alike."""
     present, counts = np.unique(truth, return_counts=True)
     weight = (1 / (len(present) * counts))[np.searchsorted(present, truth)]
+    return (made.argmax(1) == truth).astype(float), weight
+
+
+def _classes(made, truth, groups, names) -> dict[str, Any]:
+    guess = made.argmax(1)
+    hits, weight = _hits(made, truth)
+    present = np.unique(truth)
     found = interval(hits * weight, weight, groups)
     confusion = confusion_matrix(truth, guess, labels=range(len(names)))
     return {
@@ -81,27 +111,24 @@ def _tags(made, truth, groups, names) -> dict[str, Any]:
     told = np.flatnonzero((truth.min(0) < 1) & (truth.max(0) > 0))
     _refuse_none(told, "tag")
 
-    def precisions(rows: Int[np.ndarray, " m"]) -> dict[str, float]:
-        """Of the tags that these examples have; a resample may lack one."""
-        return {
-            names[k]: float(average_precision_score(truth[rows, k], made[rows, k]))
-            for k in told
-            if truth[rows, k].any()
-        }
-
-    def mean(rows: Int[np.ndarray, " m"]) -> float:
-        found = precisions(rows)
-        return float(np.mean([*found.values()])) if found else np.nan
-
+    whole, present = np.ones((1, len(truth))), truth.astype(int)
+    by_tag = {
+        names[k]: float(average_precision(made[:, k], present[:, k], whole)[0])
+        for k in told
+    }
+    drawn = mean_over_tags(made, present, resampling.counts(groups))
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    bounds = {"low": float(low), "high": float(high)}
     n = len(truth)
     chance = float(truth[:, told].mean())
+    mean = float(np.mean([*by_tag.values()]))
     return {
         "metric": "mean_average_precision",
         "scores": {
-            "model": {**_resampled(mean, groups), "n": n},
+            "model": {"mean": mean, **bounds, "std": 0.0, "n": n},
             "chance": {"mean": chance, "std": 0.0, "n": n},
         },
-        "by_tag": precisions(np.arange(n)),
+        "by_tag": by_tag,
         "tags_left_out": len(names) - len(told),
     }
 

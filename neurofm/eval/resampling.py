@@ -22,6 +22,16 @@ def drawn_groups(
     return rng.choice(names, (n, len(names)))
 
 
+def counts(
+    group: Shaped[np.ndarray, " N"], n: int = 500, seed: int = 0
+) -> Float[np.ndarray, "R N"]:
+    """How often each row is in each of the draws of `drawn_groups`."""
+    names, member = np.unique(group, return_inverse=True)
+    drawn = np.searchsorted(names, drawn_groups(group, n, seed))
+    held = np.stack([np.bincount(draw, minlength=len(names)) for draw in drawn])
+    return held[:, member].astype(float)
+
+
 def bootstrap(
     score: Score, group: Shaped[np.ndarray, " N"], drawn: Shaped[np.ndarray, "R G"]
 ) -> Float[np.ndarray, "R *_"]:

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Shaped
 
-from neurofm.eval import probe
+from neurofm.eval import by_example, probe
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates
 from neurofm.eval.probe import Outcome
@@ -40,7 +41,15 @@ def compare(
       -> mean (over test items), std (over folds), n (test items), low and high (95%
       interval), folds, seeds, chosen; `differences`: "a-b" -> mean, low, high.
     """
-    probed = probe_all(systems, baselines, examples)
+    return compared(probe_all(systems, baselines, examples), examples, pairs)
+
+
+def compared(
+    probed: Mapping[str, Probed],
+    examples: Examples,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """What `compare` gives, of outcomes that are there."""
     over, clusters = _clusters(examples)
     weights = np.concatenate([outcome.weights for outcome in probed["chance"][0]])
     points = {name: _points(seeds) for name, seeds in probed.items()}
@@ -68,6 +77,19 @@ def compare(
         "scores": scores,
         "differences": differences,
     }
+
+
+def of_each(probed: Mapping[str, Probed], examples: Examples) -> pa.Table:
+    """Every test item's points, seeds averaged; see `neurofm.eval.by_example`."""
+    tested = np.concatenate([fold.test for fold in examples.folds])
+    folds = [np.full(len(fold.test), fold.name) for fold in examples.folds]
+    return by_example.table(
+        np.concatenate(folds),
+        examples.names[tested] if len(examples.names) else tested,
+        _clusters(examples)[1],
+        {name: _points(seeds).mean(0) for name, seeds in probed.items()},
+        np.concatenate([outcome.weights for outcome in probed["chance"][0]]),
+    )
 
 
 def probe_all(

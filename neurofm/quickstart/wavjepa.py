@@ -154,7 +154,7 @@ def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
         more = {
             "supervised": lambda *asked: entrants.network(supervised.result())(*asked)
         }
-        result = probe.score_probe([entrant], labelled, examples, more)
+        result, _ = probe.score_probe([entrant], labelled, examples, more)
     curve |= {0: result["scores"]["untrained"]}
     curve |= {exp.train.steps: result["scores"]["model"]}
     points = [

@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from neurofm.report.pairs import CAPTION, COLUMNS
+
 
 def tables(
     names: Sequence[str],
     scores: Sequence[Mapping[str, Any]],
+    beside: Sequence[tuple[str, Sequence[str]]],
     about: Sequence[tuple[str, Iterable[tuple[str, Sequence[str]]]]],
 ) -> str:
     """Scores, then tables of what else is known, a column a folder.
@@ -14,6 +17,7 @@ def tables(
     Args:
       names: of the folders.
       scores: see `report.tables.score_tables`.
+      beside: see `report.pairs.pairs`.
       about: caption, and rows of a name and a cell a folder.
     """
     parts = []
@@ -21,6 +25,8 @@ def tables(
         over = f", [95% interval over {table['over']}]" if table["over"] else ""
         caption = f"{table['caption']}: mean ± standard deviation over folds{over}"
         parts.append(_table(caption, names, table["rows"].items()))
+    if beside:
+        parts.append(_table(CAPTION, COLUMNS, beside))
     parts += [_table(caption, names, rows) for caption, rows in about if rows]
     return "\n".join(parts)
 

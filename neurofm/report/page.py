@@ -9,6 +9,7 @@ A folder brings what it has; nothing of it is required alone:
     metrics.jsonl   curves, and what went wrong in them
     scores.json     scores: name -> {mean, std, n, low, high}, or task -> such a map;
                     `differences` alike; `over_steps`: name -> [{step, mean, low, high}]
+    examples.parquet  scores of every example, to pair folders of one split
     figures/*.png   figures, each with its caption in a `.txt` beside it
     log.txt         lines with WARNING or ERROR
     pretrained_on.txt   sha256 of the recordings that training could show
@@ -26,7 +27,7 @@ from typing import Any
 
 from neurofm import files, stores
 from neurofm.errors import NeuroFMError
-from neurofm.report import markdown
+from neurofm.report import markdown, pairs
 from neurofm.report.curves import CURVES, Curves, draw_curves
 from neurofm.report.tables import (
     malformed,
@@ -83,11 +84,12 @@ def render(
         [source.scores for source in sources],
         [source.n_seen for source in sources],
     )
+    beside = pairs.pairs(names, paths, [source.scores for source in sources])
     if out.suffix == ".md":
         about = [("At the last logged step", numbers), ("What it is made of", made_of)]
-        page = markdown.tables(names, scores, about)
+        page = markdown.tables(names, scores, beside, about)
     else:
-        page = _html(sources, numbers, scores, made_of)
+        page = _html(sources, numbers, scores, beside, made_of)
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(out, page)
     return out
@@ -97,6 +99,7 @@ def _html(
     sources: Sequence[Source],
     numbers: list[tuple[str, list[str]]],
     scores: list[dict[str, Any]],
+    beside: list[tuple[str, list[str]]],
     made_of: list[tuple[str, list[str]]],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -121,6 +124,8 @@ def _html(
         overview=numbers,
         scores=scores,
         made_of=made_of,
+        beside=beside,
+        pairs=pairs,
         score_curves=drawn(*score_curves(sources)),
         curves=[d for c in _curves(sources) if (d := drawn(c, by_name))],
         figures=[figure for source in sources for figure in _embedded(source)],

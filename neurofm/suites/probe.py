@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from neurofm import files, stores
 from neurofm.contract import InputContract
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import electrodes
 from neurofm.errors import NeuroFMError
+from neurofm.eval import by_example, pieces, split_file
 from neurofm.eval import examples as exampling
-from neurofm.eval import pieces, split_file
 from neurofm.eval.baselines import log_mel_candidates
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import (
@@ -32,7 +33,7 @@ from neurofm.eval.features import (
 )
 from neurofm.eval.pieces import Pieces, Recordings
 from neurofm.eval.rhythms import band_power_candidates
-from neurofm.eval.scores import compare
+from neurofm.eval.scores import compare, compared, of_each, probe_all
 from neurofm.suites.entrants import BRAIN, Entrant, entrant
 
 _log = logging.getLogger(__name__)
@@ -122,14 +123,16 @@ def evaluate(
         electrodes.check_alike(dataset, examples.row.tolist())
     if brain and examples.span is not None and live:
         dataset, examples = pieces.cut(dataset, examples, around)
+    found, each = score_probe(entrants, dataset, examples)
     out.mkdir(parents=True, exist_ok=True)
+    by_example.write(out / by_example.NAME, each)
     files.write_json(out / split_file.NAME, examples.split)
     return {
         "split": settings.split,
         "split_sha256": examples.split["sha256"],
         "data": {"path": str(dataset.path), "hash": dataset.hash},
         "left_out": examples.left_out,
-        **score_probe(entrants, dataset, examples),
+        **found,
     }
 
 
@@ -138,8 +141,8 @@ def score_probe(
     dataset: Recordings,
     examples: Examples,
     more: Mapping[str, Embed] | None = None,
-) -> dict[str, Any]:
-    """Scores of the probe suite, see `neurofm.evaluate`.
+) -> tuple[dict[str, Any], pa.Table]:
+    """Scores of the probe suite, see `neurofm.evaluate`, and those of every example.
 
     Args:
       entrants: the seeds of `model`.
@@ -159,11 +162,12 @@ def score_probe(
             systems.setdefault(name, []).append(made)
     baselines = _baselines(dataset, examples)
     _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
-    result = compare(systems, baselines, examples, PAIRS)
+    probed = probe_all(systems, baselines, examples)
+    result = compared(probed, examples, PAIRS)
     if n_seen := _n_seen(entrants, dataset, examples):
         result["scores"]["model"] |= {"transductive": True, "n_transductive": n_seen}
         _log.warning("transductive: pretraining saw %d of the test items", n_seen)
-    return result
+    return result, of_each(probed, examples)
 
 
 def _pools(dataset: Recordings) -> Callable[[str], Mapping[str, Pool]]:
