@@ -555,6 +555,8 @@ def export_command(model: Place, out: Path, trunk: bool):
 @click.option(
     "--around", type=float, nargs=2, help="M/EEG: seconds, TMIN TMAX, of each event."
 )
+@click.option("--probe", help="best, logistic, ridge or knn; default best.")
+@click.option("--label-counts", help="Training labels a class to try: 5,10,50.")
 @click.option("--labels", type=LOCAL, help="As in `prepare`.")
 @click.option("--pattern", help="As in `prepare`.")
 @click.option("--subdirs", help="As in `prepare`.")
@@ -576,6 +578,7 @@ def evaluate_command(
     out: Path,
     delays: str | None,
     subjects: str | None,
+    label_counts: str | None,
     **arguments: Any,
 ):
     """Score models or stored embeddings; several are seeds of one system.
@@ -590,7 +593,9 @@ def evaluate_command(
 
     seconds = numbers("delays", delays) if delays else None
     people = [name.strip() for name in subjects.split(",")] if subjects else None
-    result = evaluate(given, out=out, delays=seconds, subjects=people, **arguments)
+    counts = numbers("label-counts", label_counts) if label_counts else None
+    arguments |= {"delays": seconds, "subjects": people, "label_counts": counts}
+    result = evaluate(given, out=out, **arguments)
     shown = score_rows(result)
     return result, f"{shown}\nsee {out / 'report.html'}"
 

@@ -27,6 +27,8 @@ def evaluate(
     split: str | None = None,
     gap: float | None = None,
     stimulus: str | None = None,
+    probe: str | None = None,
+    label_counts: Sequence[int] | None = None,
     labels: str | os.PathLike | None = None,
     pattern: str | None = None,
     subdirs: str | None = None,
@@ -49,7 +51,8 @@ def evaluate(
       suite: `probe`; `encoding`, where `given` are features or embeddings, set side by
         side, and `data` is fMRI; another suite, or a file that declares one: see
         `neurofm.suites.declared`.
-      target, groups, split, gap, stimulus, around: see `neurofm.suites.probe.Settings`.
+      target, groups, split, gap, stimulus, around, probe, label_counts: see
+        `neurofm.suites.probe.Settings`.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
       delays, penalty, permutations, floor, subjects, atlas, submit: of the suite
         `encoding`, see `neurofm.encoding.suite.evaluate`.
@@ -66,7 +69,8 @@ def evaluate(
     if not given:
         raise NeuroFMError("nothing was given to score: name a model or embeddings")
     of_probe = {"target": target, "groups": groups, "split": split, "around": around}
-    of_probe |= {"gap": gap, "stimulus": stimulus}
+    of_probe |= {"gap": gap, "stimulus": stimulus, "probe": probe}
+    of_probe |= {"label_counts": label_counts}
     of_probe |= {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     of_encoding = {"delays": delays, "penalty": penalty, "floor": floor}
     of_encoding |= {"permutations": permutations, "subjects": subjects}

@@ -23,6 +23,7 @@ from neurofm.eval.scores import compare
 from neurofm.eval.splits import Fold
 from neurofm.eval.untrained import untrained
 from neurofm.optim import Optim
+from neurofm.report.page import render
 from neurofm.signals import mel
 from neurofm.step import new_state
 from neurofm.suites import entrants, probe
@@ -432,6 +433,27 @@ def test_stored_embeddings_score_as_the_model_that_made_them(folder, tmp_path):
     )
     assert found["scores"]["model"] == made["scores"]["model"]
     assert "untrained" not in found["scores"]
+    assert found["split_sha256"] == made["split_sha256"]
+
+    asked["split"] = str(tmp_path / "b" / "split.json")
+    more = evaluate.evaluate(
+        [tmp_path / "e"],
+        data=records,
+        out=tmp_path / "c",
+        probe="logistic",
+        label_counts=[3, 5, 99],
+        **asked,
+    )
+    assert more["split_sha256"] == made["split_sha256"]
+    assert more["scores"]["chance"] == made["scores"]["chance"]
+    chosen = more["scores"]["model"]["chosen"][0]
+    assert {choice["kind"] for choice in chosen} == {"logistic"}
+    curve = more["over_labels"]["baseline"]
+    assert [point["labels"] for point in curve] == [3, 5]
+    assert all(point["low"] <= point["mean"] <= point["high"] for point in curve)
+    assert "Score over labels" in (tmp_path / "c" / "report.html").read_text()
+    page = render([tmp_path / name for name in "bc"], tmp_path / "pair.md").read_text()
+    assert "| b - c, pitch, accuracy |" in page
 
 
 def test_what_is_no_suite_model_or_label_is_refused(folder, tmp_path, spoken):

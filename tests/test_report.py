@@ -241,6 +241,7 @@ WHOLE = {
     "scores": {"model": CELL, "by task": {"pitch": CELL, "more": {"deep": CELL}}},
     "differences": {"model-untrained": {"mean": 0.1, "low": 0.0, "high": 0.2}},
     "over_steps": {"model": [{"step": 1, "mean": 0.5, "low": 0.4, "high": 0.6}]},
+    "over_labels": {"model": [{"labels": 5, "mean": 0.5, "low": 0.4, "high": 0.6}]},
 }
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(),
@@ -274,7 +275,8 @@ def test_scores_that_are_none_are_one_sentence_or_shown(tmp_path_factory, place,
     else:
         warnings(source)
         assert len(score_tables([source.scores])) == 1
-        assert isinstance(score_curves([source])[1]["run"], list)
+        for _, rows in score_curves([source]):
+            assert isinstance(rows["run"], list)
         return
     assert place[0] in told
     assert "\n" not in told
@@ -285,6 +287,7 @@ def test_whole_scores_are_shown(tmp_path):
     text = Page(render([tmp_path], tmp_path / "r.html")).text
     assert "by task: more: deep" in text
     assert text.count("50.0 ± 10.0 % [40.0, 60.0], n = 9") == 3
+    assert "Score over labels" in text
 
 
 @pytest.mark.parametrize(

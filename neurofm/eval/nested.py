@@ -6,7 +6,7 @@ standardised by the very rows it is fitted on, and a tie goes to the simpler pro
 Axes: N rows, M some of them, F features, K classes or outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ from jaxtyping import Float, Int, Shaped
 
 from neurofm.analysis.retrieval import unit
 from neurofm.errors import NeuroFMError
-from neurofm.eval.splits import Fold
+from neurofm.eval.probe import Choice, Goal, Outcome
+from neurofm.eval.splits import Fold, inner_folds
 
 Kind = Literal["logistic", "ridge", "knn"]
 # The simplest first: the strongest penalty, the fewest neighbours.
@@ -148,6 +149,50 @@ def nested(
         chosen.append(best)
         (outputs[outer.test],) = _fitted(kind, x, y, outer, [best])
     return Nested(outputs, np.array(inner), np.array(chosen, float))
+
+
+def fit(
+    kind: Kind,
+    candidates: Mapping[str, Float[np.ndarray, "N _"]],
+    target: Shaped[np.ndarray, " N"],
+    fold: Fold,
+    groups: Shaped[np.ndarray, " N"] | None = None,
+) -> Outcome:
+    """As `probe.fit`, by one kind of probe: candidate and setting chosen within.
+
+    Raises:
+      NeuroFMError: ridge of classes, or another kind of numbers.
+    """
+    goal = Goal.of(target, fold)
+    if (kind == "ridge") != (goal.classes is None):
+        other = "logistic or knn" if kind == "ridge" else "ridge"
+        raise NeuroFMError(
+            f"the probe {kind} tells {'numbers' if kind == 'ridge' else 'classes'}, "
+            f"and the target holds others: take {other}, or best"
+        )
+    y = goal.outputs
+    if goal.classes is not None:
+        last = len(goal.classes) - 1
+        y = np.minimum(np.searchsorted(goal.classes, target), last)
+    if len(fold.valid):
+        within = [Fold(train=fold.train, test=fold.valid)]
+    else:
+        within = inner_folds(fold.train, groups)
+    grid, best = GRIDS[kind], Choice("", kind, 0.0, -np.inf)
+    for name, features in candidates.items():
+        x = np.asarray(features, np.float64)
+        table = [
+            [_score(y[f.test], guess) for guess in _fitted(kind, x, y, f, grid)]
+            for f in within
+        ]
+        means = np.mean(table, axis=0)
+        at = int(means.argmax())
+        if means[at] > best.score:
+            best = Choice(name, kind, float(grid[at]), float(means[at]))
+    known = Fold(train=np.concatenate([fold.train, fold.valid]), test=fold.test)
+    x = np.asarray(candidates[best.candidate], np.float64)
+    (output,) = _fitted(kind, x, y, known, [best.setting])
+    return Outcome(goal.decide(output), *goal.mark(fold.test, output), best)
 
 
 def classification(

@@ -100,7 +100,7 @@ def fit(
     """
     if not candidates:
         raise NeuroFMError("the probe was given no features; name at least one layer")
-    goal = _Goal.of(target, fold)
+    goal = Goal.of(target, fold)
     if len(fold.valid):
         inner = [Fold(train=fold.train, test=fold.valid)]
     else:
@@ -123,14 +123,14 @@ def fit(
 
 def chance(target: Shaped[np.ndarray, "N *K"], fold: Fold) -> Outcome:
     """Always the commonest class (in regression the mean) of the rows not tested."""
-    goal = _Goal.of(target, fold)
+    goal = Goal.of(target, fold)
     output = np.tile(goal.outputs[_known(fold)].mean(0), (len(fold.test), 1))
     choice = Choice("none", "constant", 0.0, 0.0)
     return Outcome(goal.decide(output), *goal.mark(fold.test, output), choice)
 
 
 @dataclass(frozen=True)
-class _Goal:
+class Goal:
     """The target as outputs to fit: -1 or 1 for every class, or the numbers."""
 
     target: Shaped[np.ndarray, "N *K"]
@@ -138,7 +138,7 @@ class _Goal:
     outputs: Float[np.ndarray, "N K"]
 
     @classmethod
-    def of(cls, target: Shaped[np.ndarray, "N *K"], fold: Fold) -> "_Goal":
+    def of(cls, target: Shaped[np.ndarray, "N *K"], fold: Fold) -> "Goal":
         """Real numbers are regressed; whole numbers and words are classes."""
         if np.issubdtype(target.dtype, np.floating):
             if not np.isfinite(target).all():
@@ -177,7 +177,7 @@ class _Goal:
 
 
 def _choose(
-    name: str, features: Float[np.ndarray, "N F"], goal: _Goal, inner: list[Fold]
+    name: str, features: Float[np.ndarray, "N F"], goal: Goal, inner: list[Fold]
 ) -> Choice:
     """The best probe of one candidate over inner folds."""
     held_out = np.concatenate([f.test for f in inner])
@@ -219,7 +219,7 @@ def _words(names: set) -> str:
 def _fitted(
     kind: str,
     features: Float[np.ndarray, "N F"],
-    goal: _Goal,
+    goal: Goal,
     rows: Int[np.ndarray, " M"],
 ) -> Predict:
     """Standardise by the given rows and fit them; constant features become 0."""

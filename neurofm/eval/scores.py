@@ -3,7 +3,7 @@
 Axis letters: S seeds, M test items of all folds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from neurofm.eval.probe import Outcome
 from neurofm.eval.stats import Interval, interval, paired
 
 Probed = list[list[Outcome]]  # by seed, by fold
+Fit = Callable[..., Outcome]  # as `probe.fit`
 
 
 def compare(
@@ -50,24 +51,24 @@ def compared(
     pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """What `compare` gives, of outcomes that are there."""
-    over, clusters = _clusters(examples)
+    over, drawn = clusters(examples)
     weights = np.concatenate([outcome.weights for outcome in probed["chance"][0]])
-    points = {name: _points(seeds) for name, seeds in probed.items()}
+    by_item = {name: points(seeds) for name, seeds in probed.items()}
     differences = {
-        f"{a}-{b}": _bounds(paired(points[a], points[b], weights, clusters))
+        f"{a}-{b}": _bounds(paired(by_item[a], by_item[b], weights, drawn))
         for a, b in pairs
-        if a in points and b in points
+        if a in by_item and b in by_item
     }
     scores = {}
     for name, seeds in probed.items():
         by_fold = np.array([[o.score for o in outcomes] for outcomes in seeds]).mean(0)
         names = [fold.name for fold in examples.folds]
         scores[name] = {
-            **_bounds(interval(points[name], weights, clusters)),
+            **_bounds(interval(by_item[name], weights, drawn)),
             "std": float(by_fold.std()),
-            "n": len(clusters),
+            "n": len(drawn),
             "folds": dict(zip(names, by_fold.tolist(), strict=True)),
-            "seeds": (points[name].sum(1) / weights.sum()).tolist(),
+            "seeds": (by_item[name].sum(1) / weights.sum()).tolist(),
             "chosen": [[asdict(o.choice) for o in outcomes] for outcomes in seeds],
         }
     real = np.issubdtype(examples.target.dtype, np.floating)
@@ -86,8 +87,8 @@ def of_each(probed: Mapping[str, Probed], examples: Examples) -> pa.Table:
     return by_example.table(
         np.concatenate(folds),
         examples.names[tested] if len(examples.names) else tested,
-        _clusters(examples)[1],
-        {name: _points(seeds).mean(0) for name, seeds in probed.items()},
+        clusters(examples)[1],
+        {name: points(seeds).mean(0) for name, seeds in probed.items()},
         np.concatenate([outcome.weights for outcome in probed["chance"][0]]),
     )
 
@@ -96,12 +97,13 @@ def probe_all(
     systems: Mapping[str, Sequence[Candidates]],
     baselines: Candidates,
     examples: Examples,
+    fit: Fit = probe.fit,
 ) -> dict[str, Probed]:
     """Outcomes of every system and baseline, item by item; see `compare`."""
 
     def fitted(candidates: Candidates) -> list[Outcome]:
         return [
-            probe.fit(candidates, examples.target, fold, examples.clusters)
+            fit(candidates, examples.target, fold, examples.clusters)
             for fold in examples.folds
         ]
 
@@ -122,11 +124,12 @@ def probe_all(
     return probed
 
 
-def _points(seeds: Probed) -> Float[np.ndarray, "S M"]:
+def points(seeds: Probed) -> Float[np.ndarray, "S M"]:
+    """What every test item scored, by seed."""
     return np.stack([np.concatenate([o.points for o in folds]) for folds in seeds])
 
 
-def _clusters(examples: Examples) -> tuple[str, Shaped[np.ndarray, " M"]]:
+def clusters(examples: Examples) -> tuple[str, Shaped[np.ndarray, " M"]]:
     """What intervals are drawn over, and its names for all test items."""
     tested = np.concatenate([fold.test for fold in examples.folds])
     for name, of in (

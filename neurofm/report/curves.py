@@ -48,6 +48,7 @@ class Curves:
       caption: how to read it.
       log: logarithmic, where all values are positive.
       from_zero: the y axis begins at 0, as that of a rate should.
+      along: what rows hold under `step`, which is the x axis.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Curves:
     caption: str
     log: bool = False
     from_zero: bool = False
+    along: str = "step"
 
 
 CURVES = (
@@ -150,12 +152,13 @@ def draw_curves(curves: Curves, runs: Mapping[str, Sequence[Row]]) -> str | None
             )
         if curves.from_zero:
             axes.set_ylim(bottom=0)
-        axes.set_xlabel("step")
+        axes.set_xlabel(curves.along)
         axes.set_ylabel(curves.axis)
         axes.grid(True)
         if any(line.label for line in lines):
             figure.legend(loc="outside upper left", ncols=3, fontsize=8)
-        return _inline_svg(figure, f"{curves.title}: {curves.axis} over steps")
+        alt = f"{curves.title}: {curves.axis} over {curves.along}s"
+        return _inline_svg(figure, alt)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ A folder brings what it has; nothing of it is required alone:
     env.json        environment
     metrics.jsonl   curves, and what went wrong in them
     scores.json     scores: name -> {mean, std, n, low, high}, or task -> such a map;
-                    `differences` alike; `over_steps`: name -> [{step, mean, low, high}]
+                    `differences` alike; `over_steps`: name -> points
+                    {step, mean, low, high}; `over_labels`: the same with `labels`
     examples.parquet  scores of every example, to pair folders of one split
     figures/*.png   figures, each with its caption in a `.txt` beside it
     log.txt         lines with WARNING or ERROR
@@ -126,7 +127,7 @@ def _html(
         made_of=made_of,
         beside=beside,
         pairs=pairs,
-        score_curves=drawn(*score_curves(sources)),
+        score_curves=[d for asked in score_curves(sources) if (d := drawn(*asked))],
         curves=[d for c in _curves(sources) if (d := drawn(c, by_name))],
         figures=[figure for source in sources for figure in _embedded(source)],
         warnings=[(source.name, warnings(source)) for source in sources],
@@ -208,26 +209,40 @@ def _curves(sources: Sequence[Source]) -> Iterator[Curves]:
             )
 
 
-def score_curves(sources: Sequence[Source]) -> tuple[Curves, dict[str, list[Row]]]:
-    """Scores as pretraining went on, where `scores.json` has them."""
-    rows = {
-        source.name: [
-            {"step": point["step"]}
-            | {f"{name}{end}": point[k] for k, end in ENDS.items() if k in point}
-            for name, points in source.scores.get("over_steps", {}).items()
-            for point in points
-        ]
-        for source in sources
-    }
-    names = {name for s in sources for name in s.scores.get("over_steps", {})}
-    curves = Curves(
-        title="Score over steps",
-        axis="score",
-        keys={name: name for name in sorted(names)},
-        caption="Score of the frozen network on held-out items as pretraining went on, "
-        "with its interval.",
-    )
-    return curves, rows
+def score_curves(
+    sources: Sequence[Source],
+) -> Iterator[tuple[Curves, dict[str, list[Row]]]]:
+    """Scores as pretraining went on, and over how many labels a probe has."""
+    for part, title, along, caption in (
+        (
+            "over_steps",
+            "Score over steps",
+            "step",
+            "Score of the frozen network on held-out items as pretraining went on, "
+            "with its interval.",
+        ),
+        (
+            "over_labels",
+            "Score over labels",
+            "label",
+            "Score on all test items of probes that had so many training labels of "
+            "each class (of numbers, in all), mean over draws, with its interval.",
+        ),
+    ):
+        at = along.replace("label", "labels")
+        rows = {
+            source.name: [
+                {"step": point[at]}
+                | {f"{name}{end}": point[k] for k, end in ENDS.items() if k in point}
+                for name, points in source.scores.get(part, {}).items()
+                for point in points
+            ]
+            for source in sources
+        }
+        names = {name for s in sources for name in s.scores.get(part, {})}
+        keys = {name: name for name in sorted(names)}
+        told = {"title": title, "caption": caption, "along": along}
+        yield Curves(axis="score", keys=keys, **told), rows
 
 
 def _embedded(source: Source) -> Iterator[dict[str, str]]:

@@ -157,14 +157,15 @@ def malformed(found: Mapping[str, Any]) -> str | None:
     for part in ("scores", "differences"):
         if (where := _malformed_map(found.get(part, {}))) is not None:
             return " ".join(f"{part}{where}".split())  # a name may hold line breaks
-    over_steps = found.get("over_steps", {})
-    if not isinstance(over_steps, dict):
-        return "over_steps"
-    for name, points in over_steps.items():
-        if not isinstance(points, list) or not all(
-            _numbers(point, ("step",), ("mean", "low", "high")) for point in points
-        ):
-            return " ".join(f"over_steps.{name}".split())
+    for part, at in (("over_steps", "step"), ("over_labels", "labels")):
+        over = found.get(part, {})
+        if not isinstance(over, dict):
+            return part
+        for name, points in over.items():
+            if not isinstance(points, list) or not all(
+                _numbers(point, (at,), ("mean", "low", "high")) for point in points
+            ):
+                return " ".join(f"{part}.{name}".split())
     return None
 
 

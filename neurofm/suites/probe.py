@@ -8,18 +8,20 @@ rows and scored on test rows.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, PositiveInt
 
 from neurofm import files, stores
 from neurofm.contract import InputContract
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import electrodes
 from neurofm.errors import NeuroFMError
-from neurofm.eval import by_example, pieces, split_file
+from neurofm.eval import by_example, nested, pieces, probe, split_file
 from neurofm.eval import examples as exampling
 from neurofm.eval.baselines import log_mel_candidates
 from neurofm.eval.examples import Examples
@@ -31,6 +33,7 @@ from neurofm.eval.features import (
     piece_pools,
     vectors,
 )
+from neurofm.eval.label_counts import curves
 from neurofm.eval.pieces import Pieces, Recordings
 from neurofm.eval.rhythms import band_power_candidates
 from neurofm.eval.scores import compare, compared, of_each, probe_all
@@ -52,6 +55,11 @@ class Settings:
       around: of events in EEG, MEG and intracranial recordings, seconds before and
         after the onset, such as (-0.1, 0.8), that are read; by default the events
         themselves.
+      probe: `best`, the better of ridge and neighbours (`neurofm.eval.probe`); or
+        `logistic`, `ridge` or `knn` as layer sweeps are published
+        (`neurofm.eval.nested`).
+      label_counts: how many training labels a class (of numbers, in all) to score with
+        beside all of them, so many `draws` each.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
     """
 
@@ -61,6 +69,9 @@ class Settings:
     gap: float | None = None
     stimulus: str | None = None
     around: tuple[float, float] | None = None
+    probe: Literal["best", "logistic", "ridge", "knn"] = "best"
+    label_counts: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    draws: PositiveInt = 3
     labels: Path | None = None
     pattern: str | None = None
     subdirs: str | None = None
@@ -123,7 +134,7 @@ def evaluate(
         electrodes.check_alike(dataset, examples.row.tolist())
     if brain and examples.span is not None and live:
         dataset, examples = pieces.cut(dataset, examples, around)
-    found, each = score_probe(entrants, dataset, examples)
+    found, each = score_probe(entrants, dataset, examples, {}, settings)
     out.mkdir(parents=True, exist_ok=True)
     by_example.write(out / by_example.NAME, each)
     files.write_json(out / split_file.NAME, examples.split)
@@ -141,6 +152,7 @@ def score_probe(
     dataset: Recordings,
     examples: Examples,
     more: Mapping[str, Embed] | None = None,
+    settings: Settings | None = None,
 ) -> tuple[dict[str, Any], pa.Table]:
     """Scores of the probe suite, see `neurofm.evaluate`, and those of every example.
 
@@ -149,6 +161,7 @@ def score_probe(
       dataset: what is read.
       examples: what is scored.
       more: name -> further networks to score beside, such as `supervised`.
+      settings: its fields `probe`, `label_counts` and `draws`.
     """
     fresh = [e.untrained for e in entrants if e.untrained is not None]
     networks = {"model": [e.embed for e in entrants], "untrained": fresh}
@@ -162,8 +175,14 @@ def score_probe(
             systems.setdefault(name, []).append(made)
     baselines = _baselines(dataset, examples)
     _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
-    probed = probe_all(systems, baselines, examples)
+    settings, fit = settings or Settings(), probe.fit
+    if settings.probe != "best":
+        fit = partial(nested.fit, settings.probe)
+    probed = probe_all(systems, baselines, examples, fit)
     result = compared(probed, examples, PAIRS)
+    if counts := settings.label_counts:
+        few = curves(systems, baselines, examples, counts, settings.draws, fit)
+        result["over_labels"] = few
     if n_seen := _n_seen(entrants, dataset, examples):
         result["scores"]["model"] |= {"transductive": True, "n_transductive": n_seen}
         _log.warning("transductive: pretraining saw %d of the test items", n_seen)
