@@ -136,6 +136,14 @@ def test_low_rank_additions_are_products_of_their_rank():
     assert adapt._matrix("a/qkv/kernel", (8, 3, 2, 4)) == ((), 8, 24)
 
 
+def test_the_middle_of_a_short_example_is_its_own():
+    tuned = Finetune(task=TINY, center_tokens=4)
+    mask = jnp.arange(9) < np.array([[9], [8], [5], [3], [1], [0]])
+    found = [np.flatnonzero(row).tolist() for row in tuned._pooled(mask)]
+    whole = [[2, 3, 4, 5], [2, 3, 4, 5], [0, 1, 2, 3], [0, 1, 2], [0], []]
+    assert found == whole
+
+
 def test_filler_rows_weigh_nothing():
     base, frozen = frozen_model()
     task = Finetune(task=base, classes=TWO)

@@ -14,6 +14,7 @@ from neurofm.embed import embed
 from neurofm.errors import NeuroFMError
 from neurofm.evaluate import evaluate
 from neurofm.models.wavjepa import WavJEPA
+from neurofm.suites.hear import row_of
 
 QUICK = """
 kind = "hear"
@@ -155,6 +156,27 @@ def test_saved_embeddings_score_as_their_model(tmp_path, folder, quick):
     live = evaluate([folder], data=data, out=tmp_path / "a", suite=quick)
     stored = evaluate([saved], data=data, out=tmp_path / "b", suite=quick)
     assert stored["hear"]["scenes"]["model"] == live["hear"]["scenes"]["model"]
+
+
+@pytest.mark.parametrize(
+    ("names", "row"),
+    [
+        (["train/a.wav"], 0),
+        (["16000/train/a.wav", "16000/test/a.wav"], 0),
+        (["B/16000/train/a.wav", "A/16000/train/a.wav"], 1),
+        (["B/16000/train/a.wav"], None),
+        (["a.wav", "test/a.wav"], None),
+        (["/moved/A/48000/train/a.wav"], 0),
+    ],
+)
+def test_a_saved_embedding_is_that_of_its_task(tmp_path, names, row):
+    assert row_of([*enumerate(names)], tmp_path / "A", "train", "a.wav") == row
+
+
+def test_two_embeddings_that_fit_one_recording_are_told(tmp_path):
+    named = [(0, "16000/train/a.wav"), (1, "48000/train/a.wav")]
+    with pytest.raises(NeuroFMError, match=r"could both be train/a\.wav"):
+        row_of(named, tmp_path / "A", "train", "a.wav")
 
 
 def test_pooled_or_missing_embeddings_are_refused(tmp_path, folder, quick):

@@ -313,6 +313,7 @@ def edit(name, **values):
         (edit("task_metadata.json", splits=["train", "test"]), "train, valid and test"),
         (edit("test.json", **{"new.wav": ["d"]}), "new.wav has the label 'd'"),
         (edit("test.json", **{"new.wav": ["a", "b"]}), "new.wav has 2 labels"),
+        (edit("test.json", **{"new.wav": 3}), "new.wav has the label '3'"),
     ],
 )
 def test_a_damaged_task_folder_is_one_sentence(tmp_path, change, words):

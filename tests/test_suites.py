@@ -199,10 +199,9 @@ def test_sounds_of_several_classes_are_scored_class_by_class(tmp_path, spoken):
     words = [f"{word};rain" if i % 4 == 0 else word for i, word in enumerate(words)]
     audio = save(tmp_path / "several", {"last": x}, {"label": words})
     suite = tmp_path / "tags.toml"
-    suite.write_text('kind = "zero-shot"\nseparator = ";"\n')
-    found = evaluate(
-        [audio], data=texts, out=tmp_path / "out", suite=suite, target="label"
-    )
+    suite.write_text('kind = "zero-shot"\nseparator = ";"\ntarget = "label"\n')
+    found = evaluate([audio], data=texts, out=tmp_path / "out", suite=suite)
+    assert found["target"] == "label"
     cell = found["scores"]["mAP"]
     assert 0.8 < cell["model"]["mean"] < 1
     share = sum(len({*w.split(";")}) for w in words) / (3 * N)

@@ -44,7 +44,7 @@ class Finetune(Task):
         run takes them from its data. Empty: 0 and 1.
       layer: of `task.read`, by name; or `mix`, a learned mix of all of them.
       pool: `mean` over tokens, or `attention`, see `nn.heads`.
-      center_tokens: how many in the middle of the window are pooled; 0 is all.
+      center_tokens: how many in the middle of the example are pooled; 0 is all.
       head: `linear`, `mlp` or `flat`, see `nn.heads`.
       hidden: H; 0 is `task.width` of the mlp, and no hidden layer of `flat`.
       scores: what is compared with the class: `plain` scores, or as `released` with
@@ -203,9 +203,8 @@ class Finetune(Task):
     def _pooled(self, mask: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
         if not self.center_tokens:
             return mask
-        tokens = mask.shape[1]
-        first = tokens // 2 - self.center_tokens // 2
-        at = jnp.arange(tokens) - first
+        n = mask.sum(1, keepdims=True)  # of a short example the middle is its own
+        at = jnp.cumsum(mask, 1) - 1 - (n // 2 - self.center_tokens // 2)
         return mask & (at >= 0) & (at < self.center_tokens)
 
     # ---- one training step ----------------------------------------------------------

@@ -158,9 +158,10 @@ def of_model(model: Model, layer: str) -> Reader:
 
 
 def of_saved(stored: Embeddings, layer: str) -> Reader:
-    """Recordings that were embedded before, found by the end of their names."""
-    names = stored.index["item"].to_pylist()
-    place = {"/".join(str(n).split("/")[-2:]): row for row, n in enumerate(names)}
+    """Recordings that were embedded before, found by their names, see `row_of`."""
+    by_file: dict[str, list[tuple[int, str]]] = {}
+    for row, name in enumerate(map(str, stored.index["item"].to_pylist())):
+        by_file.setdefault(name.split("/")[-1], []).append((row, name))
     pooled = stored.info["request"].get("pool", "none") != "none"
 
     def read(task: HearTask, split: str) -> Iterator[Read]:
@@ -170,7 +171,8 @@ def of_saved(stored: Embeddings, layer: str) -> Reader:
                 "when things happen: embed again with --pool none"
             )
         for file in task.answers[split]:
-            if (row := place.get(f"{split}/{file}")) is None:
+            row = row_of(by_file.get(file.split("/")[-1], []), task.path, split, file)
+            if row is None:
                 raise NeuroFMError(
                     f"{stored.path} holds no embedding of {split}/{file}: embed the "
                     f"sounds of {task.path}, such as its folder 16000"
@@ -178,6 +180,43 @@ def of_saved(stored: Embeddings, layer: str) -> Reader:
             yield stored.read(row, layer), 1000 * stored.times(row)
 
     return read
+
+
+def row_of(
+    named: Sequence[tuple[int, str]], task: Path, split: str, file: str
+) -> int | None:
+    """The row whose name fits a recording best: TASK/RATE/SPLIT/FILE, or its end.
+
+    A name that goes on to another task's folder does not fit.
+
+    Args:
+      named: rows and their names.
+
+    Raises:
+      NeuroFMError: several fit alike.
+    """
+    end = [*split.split("/"), *file.split("/")]
+    wanted = [*task.resolve().parts, "", *end]  # the rate may be any
+
+    def fit(name: str) -> int:
+        parts, n = name.split("/"), 0
+        for part, ours in zip(reversed(parts), reversed(wanted), strict=False):
+            if part != ours and not (ours == "" and part.isdecimal()):
+                break
+            n += 1
+        whole = n == len(parts) or n >= len(end) + 2
+        return n if whole and n >= len(end) else 0
+
+    fits = {row: fit(name) for row, name in named}
+    best = max(fits.values(), default=0)
+    rows = [row for row, n in fits.items() if n == best]
+    if best and len(rows) > 1:
+        names = [name for row, name in named if row in rows]
+        raise NeuroFMError(
+            f"{names[0]} and {names[1]} could both be {split}/{file} of {task}: embed "
+            "the sounds of each task into a folder of its own"
+        )
+    return rows[0] if best else None
 
 
 def of_log_mel(task: HearTask, split: str) -> Iterator[Read]:

@@ -207,6 +207,7 @@ def _answers(path: Path, kind: str, prediction: str, labels: Sequence[str]):
                 ) from error
             names = {event.label for event in given}
         else:
+            given = given if isinstance(given, list) else [given]  # one label, bare
             given = [str(label) for label in given]
             names = set(given)
         if unknown := names - known:
