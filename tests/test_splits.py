@@ -46,7 +46,7 @@ def two(tmp_path):
         for row in (0, 1)
         for i, at in enumerate(np.arange(0, 19.5, 0.5))
     ]
-    return store(tmp_path / "two", [{}, {}], events)
+    return store(tmp_path / "two", [{"room": "x"}, {"room": "x"}], events)
 
 
 def places(timeline, span):
@@ -182,7 +182,7 @@ def test_a_file_gives_the_same_split_again(tmp_path, two):
 
 
 def test_a_file_of_recordings_parts_their_events(tmp_path, two):
-    made = from_dataset(two, "item", None, "item=r1")
+    made = from_dataset(two, "room", None, "item=r1")
     (tmp_path / "split.json").write_text(json.dumps(made.split))
     found = from_dataset(two, "trial_type", None, str(tmp_path / "split.json"))
     (fold,) = found.folds

@@ -53,14 +53,21 @@ def refuse(
     Raises:
       NeuroFMError: what is on which sides.
     """
+    whole = {} if stimulus is None else {"stimulus": stimulus}
+    if gap_s is None:
+        whole |= {kind: getattr(places, kind) for kind in RECORDINGS}
+    numbered = {
+        kind: np.unique(values, return_inverse=True) for kind, values in whole.items()
+    }
     for fold in folds:
         for one, a, other, b in _pairs(fold):
-            if stimulus is not None:
-                _refuse_shared("stimulus", stimulus, one, a, other, b)
+            for kind, (names, number) in numbered.items():
+                there = np.zeros((2, len(names)), bool)
+                there[0, number[a]] = there[1, number[b]] = True
+                _refuse_shared(kind, names[there.all(0)], one, other)
             if gap_s is None:
-                for kind in RECORDINGS:
-                    _refuse_shared(kind, getattr(places, kind), one, a, other, b)
-            elif (near := _near(a, b, places, gap_s)).any():
+                continue
+            if (near := _near(a, b, places, gap_s)).any():
                 raise NeuroFMError(
                     f"{places.name[a[near][0]]} of the split {one} lies nearer than "
                     f"{gap_s:g} s to an example of {other} in the same recording: "
@@ -75,14 +82,9 @@ def _pairs(fold: Fold) -> Iterator[tuple[str, np.ndarray, str, np.ndarray]]:
 
 
 def _refuse_shared(
-    kind: str,
-    values: Shaped[np.ndarray, " N"],
-    one: str,
-    a: Int[np.ndarray, " _"],
-    other: str,
-    b: Int[np.ndarray, " _"],
+    kind: str, both: Shaped[np.ndarray, " _"], one: str, other: str
 ) -> None:
-    if len(both := np.intersect1d(values[a], values[b])):
+    if len(both):
         way = (
             "give all of a recording one split, or name the seconds between them, --gap"
         )
