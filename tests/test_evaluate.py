@@ -131,6 +131,18 @@ def test_a_split_between_classes_is_refused(spoken):
         from_dataset(spoken, "word", None, "word=no")
 
 
+def test_a_class_with_one_item_and_a_group_without_a_name_are_told(tmp_path):
+    rows = [{"word": "ab"[i % 2], "who": "xyz"[i % 3]} for i in range(24)]
+    rows += [{"word": "c", "who": "x"}]
+    data = write(tmp_path / "d", rows)
+    with pytest.raises(NeuroFMError, match=r"\(c\); .* leave out classes of a single"):
+        from_dataset(data, "word", None, "kfold:3")
+    rows[3]["who"] = None
+    data = write(tmp_path / "e", rows)
+    with pytest.raises(NeuroFMError, match="'who' used as groups has no value in 1 of"):
+        from_dataset(data, "word", "who", "logo")
+
+
 @pytest.mark.parametrize(
     ("target", "groups", "split", "message"),
     [
@@ -467,6 +479,8 @@ def test_what_is_no_suite_model_or_label_is_refused(folder, tmp_path, spoken):
     other = tiny(depth=3)
     model.save(tmp_path / "other", other.task, other.variables, {})
     refused("not seeds of one system", given=[folder / "model", tmp_path / "other"])
+    embed(model.load(tmp_path / "other"), [folder / "audio" / "00.wav"], tmp_path / "e")
+    refused("not seeds of one system", given=[folder / "model", tmp_path / "e"])
     refused(
         "labels cannot be given here",
         data=spoken.path,

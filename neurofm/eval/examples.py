@@ -169,10 +169,12 @@ def _without_strays(
         learnt = np.isin(target[fold.test], target[fold.train])
         strays = Counter(target[fold.test][~learnt].tolist())
         if strays.total() > STRAY_SHARE * len(fold.test):
+            lone = any(np.sum(target == name) == 1 for name in strays)
             raise NeuroFMError(
                 f"{strays.total()} of {len(fold.test)} test rows of a fold are of "
                 f"classes that its training rows lack "
                 f"({', '.join(map(str, strays))}); choose another split"
+                f"{', or leave out classes of a single example' * lone}"
             )
         kept.append(dataclasses.replace(fold, test=fold.test[learnt]))
         n_strays += strays.total()
