@@ -119,7 +119,7 @@ def _of_dataset(
     brain = spec.contract.kind in ("meeg", "ieeg")
     free = meeg.free_spans(dataset) if brain else None
     counts = {"used": 0, "other_split": 0, "no_label": 0, "too_short": 0, "bad": 0}
-    counts |= {"near_another_side": 0} if data.split else {}
+    counts |= {"no_side": 0} if data.split else {}
     out = []
     for one, word in zip(every, side, strict=True):
         item, start, stop = one[:3]
@@ -128,7 +128,7 @@ def _of_dataset(
         elif all(value is None for value in one.label):
             counts["no_label"] += 1
         elif not word:
-            counts["near_another_side"] += 1
+            counts["no_side"] += 1
         elif stop - start < least:
             counts["too_short"] += 1
         elif free and not any(a <= start and stop <= b for a, b in free[item]):
