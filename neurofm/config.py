@@ -239,6 +239,7 @@ PLACEMENT = (
     "eval.",
     "data.path",
     "data.features",
+    "data.split",  # a run knows it by its hash, data.sides
     "data.noise",
     "data.rooms",
     "data.workers",

@@ -36,12 +36,12 @@ def pairs(
         for i, (path, found) in enumerate(zip(paths, scores, strict=True))
         if found.get("split_sha256") and (path / by_example.NAME).is_file()
     ]
-    tables = {i: by_example.read(paths[i] / by_example.NAME) for i in able}
     rows = []
     for i, j in combinations(able, 2):
         if asked(scores[i]) != asked(scores[j]):
             continue
-        found = by_example.difference(tables[i], tables[j])
+        one, other = (by_example.read(paths[k] / by_example.NAME) for k in (i, j))
+        found = by_example.difference(one, other)
         metric, target = (str(scores[i].get(k, "")) for k in ("metric", "target"))
         name = f"{names[i]} - {names[j]}, {target}, {metric}"
         if found is None:
@@ -51,5 +51,5 @@ def pairs(
         bounds = f"[{gap.low:+.3f}, {gap.high:+.3f}]"
         over = f"{gap.n_groups:,} {scores[i].get('over', 'recordings')}"
         cells = [f"{gap.value:+.3f}", bounds, f"{p:.2g}"]
-        rows.append((name, [*cells, f"{tables[i].num_rows:,}", over]))
+        rows.append((name, [*cells, f"{one.num_rows:,}", over]))
     return rows
