@@ -17,7 +17,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,8 +207,13 @@ def save(
     variables: Tree,
     meta: dict[str, Any],
     more: Mapping[str, str] | None = None,
+    last: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model folder: whole, or not at all. `more` are text files by name.
+    """Write a model folder: whole, or not at all.
+
+    Args:
+      more: text files by name.
+      last: called with the folder before it appears; what it raises leaves nothing.
 
     Raises:
       NeuroFMError: `folder` exists and is neither empty nor a model folder.
@@ -242,6 +247,8 @@ def save(
         safetensors.numpy.save_file(arrays, new / "model.safetensors")
         # As any new file: safetensors would keep it to its owner.
         shutil.copymode(new / "config.json", new / "model.safetensors")
+        if last is not None:
+            last(new)
         if folder.exists():
             folder.rename(Path(draft, "old"))
         new.rename(folder)

@@ -56,6 +56,7 @@ class Task(Protocol):
     name: ClassVar[str]
     batch_coupled: ClassVar[bool] = False
     leans_on: ClassVar[tuple[str, ...]] = ()
+    torch_twin: ClassVar[str] = ""  # module:class, see `neurofm.twin`
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """Fields, shapes, units and input contract of the batch for `want`.

@@ -97,6 +97,7 @@ class WavJEPA(Task):
     """
 
     name: ClassVar[str] = "wavjepa"
+    torch_twin: ClassVar[str] = "neurofm.models.wavjepa_torch:WavJEPAEncoder"
 
     sfreq: float = 16_000.0
     window_samples: int = 32_159
