@@ -520,19 +520,30 @@ def import_command(system: str, weights: Path, out: Path, config: Path | None):
 @click.option(
     "--trunk", is_flag=True, help="Of a fine-tuned model, what is below its head."
 )
-def export_command(model: Place, out: Path, trunk: bool):
-    """Write config.json, model.safetensors and a card; load(OUT) gives the same."""
+@click.option("--torch", is_flag=True, help="And model.py, the same in PyTorch.")
+@click.option("--form", help="Of stored embeddings: zarr, netcdf or bids.")
+def export_command(model: Place, out: Path, trunk: bool, torch: bool, form: str | None):
+    """Write config.json, model.safetensors and a card; load(OUT) gives the same.
+
+    With --form, MODEL is a folder of embeddings, which is written for other tools.
+    """
+    from neurofm import twin
+    from neurofm.embedding import forms
     from neurofm.finetune import below_head
     from neurofm.model import load, save
     from neurofm.run.workdir import SEEN, seen_by
     from neurofm.weights import leaves
 
+    if form is not None:
+        written = forms.write(model, out, form)
+        return written, f"exported {written['n_embeddings']} embeddings to {out}"
     loaded = load(model)
     if trunk:
         loaded = below_head(loaded)
     seen = "".join(f"{digest}\n" for digest in sorted(seen_by(model)))
     more = {SEEN: seen} if seen else None
-    save(out, loaded.task, loaded.variables, loaded.meta, more)
+    last = functools.partial(twin.write, loaded) if torch else None
+    save(out, loaded.task, loaded.variables, loaded.meta, more, last)
     digest = leaves.params_sha256(loaded.variables["params"])
     return {"out": str(out), "params_sha256": digest}, f"exported to {out}"
 
