@@ -63,10 +63,15 @@ class Embedder(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "model_")
         given = X if hasattr(X, "get_channel_types") else list(X)
+        sfreq, info = self.sfreq, self.info
+        if isinstance(given, list) and given and hasattr(given[0], "event_id"):
+            # A cross-validation takes a set of MNE's epochs apart, one by one.
+            info = given[0].info
+            given, sfreq = np.concatenate([x.get_data() for x in given]), info["sfreq"]
         readings: Sequence[Any] = self.model_.embed(
             given,
-            self.sfreq,
-            self.info,
+            sfreq,
+            info,
             layers=(self.layer,),
             pool="mean",
             batch_size=self.batch_size,

@@ -57,6 +57,10 @@ class Model:
     variables: Tree
     meta: dict[str, Any] = field(default_factory=dict)
 
+    def __sklearn_clone__(self) -> "Model":
+        """Itself: clones of an `Embedder` share its arrays, as none changes them."""
+        return self
+
     @property
     def contract(self) -> InputContract:
         """What the model's input must be."""

@@ -2,10 +2,11 @@
 
 A system has a twin where its Task names a class as `torch_twin`, `module:class`. The
 module is one file that imports torch and safetensors alone, as it is copied into the
-model folder under the name `model.py`. The class is built from a model folder and maps
-sounds (B, N) at the model's rate to tokens (B, T, D) as `Model.embed` does, and carries
-`sampling_rate`, `output_dim` and `hop_size_in_ms`, as X-ARES asks; it alone has a name
-in `Encoder`.
+model folder under the name `model.py`. The class is built from a model folder, with
+`ValueError` for one that it cannot be, and maps recordings (B, C, N) at the model's
+rate to tokens (B, T, D) as `Model.embed` does; it alone has a name in `Encoder`. One of
+sound takes (B, N) too and carries what X-ARES asks: `sampling_rate`, `output_dim`,
+`hop_size_in_ms`.
 """
 
 import importlib
@@ -22,7 +23,7 @@ from neurofm.model import Model
 
 _log = logging.getLogger(__name__)
 
-WINDOWS = (0.6, 1.0, 2.4)  # lengths of the sounds that are compared
+WINDOWS = (0.6, 1.0, 2.4)  # lengths of the recordings that are compared
 CLOSE = 1e-4  # of the largest value
 
 
@@ -35,7 +36,14 @@ def write(model: Model, folder: Path) -> None:
     """
     made = _class(model)
     (folder / "model.py").write_text(inspect.getsource(inspect.getmodule(made)))
-    difference = largest_difference(model, made(folder))
+    try:
+        built = made(folder)
+    except ValueError as error:
+        raise NeuroFMError(
+            f"this {model.task.name} has no PyTorch twin: {error}; export without "
+            "--torch"
+        ) from error
+    difference = largest_difference(model, built)
     if not difference <= CLOSE:
         raise NeuroFMError(
             f"the PyTorch twin differs from the model by {difference:.2g} of its "
@@ -54,7 +62,7 @@ def write(model: Model, folder: Path) -> None:
 def largest_difference(model: Model, twin: Any) -> float:
     """Of what both say of noise, as a share of the largest value; shapes: infinity.
 
-    Two sounds each that fill less than a window, one, and more than two.
+    Two recordings each that fill less than a window, one, and more than two.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -62,10 +70,9 @@ def largest_difference(model: Model, twin: Any) -> float:
     rng, worst = np.random.default_rng(0), 0.0
     for share in WINDOWS:
         shape = (2, contract.n_chans, round(share * contract.window_samples))
-        sounds = (0.1 * rng.standard_normal(shape)).astype(np.float32)
-        ours = _ours(model, sounds)
-        with torch.no_grad():
-            theirs = twin(torch.from_numpy(sounds)).numpy()
+        given = (0.1 * rng.standard_normal(shape)).astype(np.float32)
+        ours = _ours(model, given)
+        theirs = twin(torch.from_numpy(given)).detach().numpy()
         if theirs.shape != ours.shape:
             return np.inf
         worst = max(worst, float(abs(theirs - ours).max() / abs(ours).max()))
@@ -73,9 +80,9 @@ def largest_difference(model: Model, twin: Any) -> float:
 
 
 def _ours(
-    model: Model, sounds: Float32[np.ndarray, "B C N"]
+    model: Model, given: Float32[np.ndarray, "B C N"]
 ) -> Float32[np.ndarray, "B T D"]:
-    readings = model.embed(list(sounds), model.contract.sfreq)
+    readings = model.embed(list(given), model.contract.sfreq)
     return np.stack([reading.values["last"] for reading in readings])
 
 

@@ -10,8 +10,12 @@ import pytest
 import quick
 from brain_files import CAP, eeg, meg, standard_1005, write_edf
 from click.testing import CliRunner
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from tiny_meeg import OMNI, TOKENIZER
 
+import neurofm
 from data_pipelines.meeg.settings import Settings
 from neurofm import model as models
 from neurofm.cli import cli
@@ -175,6 +179,26 @@ def test_each_epoch_is_a_reading_with_times_from_its_event():
     )
     with pytest.raises(NeuroFMError, match="one set of epochs at a time"):
         MODEL.embed([epochs])
+
+
+def test_epochs_of_mne_are_cross_validated_by_groups():
+    raw = raw_at(SFREQ, seconds=12)
+    onsets = np.arange(8) * 55 + 20
+    events = np.column_stack([onsets, 0 * onsets, 1 + np.arange(8) % 2])
+    epochs = mne.Epochs(
+        raw, events, tmin=0, tmax=1, baseline=None, preload=True, verbose="error"
+    )
+    embedder = neurofm.Embedder(MODEL)
+    vectors = embedder.fit_transform(epochs)
+    assert vectors.shape == (8, 36)
+    apart = embedder.transform([epochs[i] for i in (5, 2)])
+    np.testing.assert_allclose(apart, vectors[[5, 2]], atol=2e-5)
+    label, groups = events[:, 2], np.arange(8) // 2
+    how = {"groups": groups, "cv": GroupKFold(2)}
+    pipeline = make_pipeline(embedder, LinearRegression())
+    guess = cross_val_predict(pipeline, epochs, label, **how)
+    wanted = cross_val_predict(LinearRegression(), vectors, label, **how)
+    np.testing.assert_allclose(guess, wanted, atol=1e-3)
 
 
 def test_meg_is_read_in_the_head_frame_with_its_types():

@@ -58,6 +58,12 @@ def test_it_stands_in_a_pipeline_that_is_cloned_and_validated_by_groups(folder):
     assert clone(embedder).get_params() == embedder.get_params()
 
 
+def test_clones_share_a_model_that_is_loaded(folder):
+    loaded = neurofm.load(folder)
+    pipeline = make_pipeline(neurofm.Embedder(loaded), LogisticRegression())
+    assert clone(pipeline)[0].model is loaded
+
+
 def test_a_mistake_is_named(folder, tmp_path):
     x, _ = tones(2)
     with pytest.raises(NotFittedError):

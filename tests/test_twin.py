@@ -1,15 +1,17 @@
 """A model in PyTorch, beside its weights."""
 
+import dataclasses
 import functools
 import importlib.util
 import sys
 
 import numpy as np
 import pytest
-from tiny_models import ECHO, tiny
+from tiny_models import ECHO, random, tiny
 
 from neurofm import model, twin
 from neurofm.errors import NeuroFMError
+from neurofm.models.brainbert import BrainBERT
 
 
 def export(one, folder):
@@ -71,6 +73,44 @@ def test_the_twin_says_what_the_model_says(tmp_path, fields, monkeypatch):
         np.testing.assert_allclose(theirs, ours, atol=2e-5)
     assert "`model.py` is the same in PyTorch" in (folder / "README.md").read_text()
     assert model.load(folder).task == one.task
+
+
+BERT = BrainBERT(
+    sfreq=100.0,
+    window_samples=199,
+    frame_samples=22,
+    hop_samples=5,
+    n_freqs=6,
+    edge_frames=2,
+    width=8,
+    mlp_width=12,
+    depth=2,
+    heads=2,
+)
+
+
+@pytest.mark.parametrize("fields", [{}, {"scores": "inner_frames", "edge_frames": 0}])
+def test_electrodes_lie_side_by_side_in_the_twin_too(tmp_path, fields, monkeypatch):
+    torch = pytest.importorskip("torch")
+    one = random(dataclasses.replace(BERT, **fields))
+    encoder = loaded(export(one, tmp_path / "m"), monkeypatch).BrainBERTEncoder()
+    for n in (28, 199, 203, 450):
+        x = np.random.default_rng(n).normal(0, 1e-4, (2, 3, n)).astype(np.float32)
+        x[1, 2] = 0.0  # as released, scores of silence are ones
+        ours = [r.values["last"] for r in one.embed(list(x), one.task.sfreq)]
+        theirs = encoder(torch.from_numpy(x)).detach().numpy()
+        assert theirs.shape == np.shape(ours)
+        np.testing.assert_allclose(theirs, ours, atol=2e-5)
+    if not fields:
+        with pytest.raises(ValueError, match="5 samples make no token"):
+            encoder(torch.zeros(2, 5))
+
+
+def test_a_model_of_superlets_has_no_twin(tmp_path):
+    pytest.importorskip("torch")
+    one = random(dataclasses.replace(BERT, spectrogram="superlets"))
+    with pytest.raises(NeuroFMError, match="no PyTorch twin: it reads a store of"):
+        export(one, tmp_path / "m")
 
 
 def test_it_is_an_encoder_as_x_ares_checks_one(tmp_path, monkeypatch):

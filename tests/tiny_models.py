@@ -81,12 +81,16 @@ TRAINABLE = WavJEPA(
 
 def tiny(seed: int = 3, **fields) -> Model:
     """A small WavJEPA of random weights."""
-    task = dataclasses.replace(TINY, **fields)
+    return random(dataclasses.replace(TINY, **fields), seed)
+
+
+def random(task, seed: int = 3) -> Model:
+    """A model of random weights."""
     shapes = jax.eval_shape(
         lambda key, batch: task.init(key, batch, {}),
         jax.eval_shape(lambda: jax.random.key(0)),
         abstract_batch(task, 1),
     )
     rng = np.random.default_rng(seed)
-    random = lambda x: rng.normal(0.1, 0.3, x.shape).astype(np.float32)  # noqa: E731
-    return Model(task, jax.tree.map(random, shapes))
+    fill = lambda x: rng.normal(0.1, 0.3, x.shape).astype(np.float32)  # noqa: E731
+    return Model(task, jax.tree.map(fill, shapes))

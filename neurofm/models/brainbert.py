@@ -75,6 +75,7 @@ class BrainBERT(Task):
     """
 
     name: ClassVar[str] = "brainbert"
+    torch_twin: ClassVar[str] = "neurofm.models.brainbert_torch:BrainBERTEncoder"
 
     spectrogram: Literal["stft", "superlets"] = "stft"
     sfreq: float = 2048.0

@@ -21,6 +21,16 @@ from safetensors.torch import load_file
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 DBFS = -14.0  # root mean square that every sound is brought to
+RENAMED = {  # of parameters, to those of torch
+    "^encoder/": "",
+    r"^blocks_0*(\d+)/": r"blocks/\1/",
+    "/attn/out/": "/self_attn/out_proj/",
+    "/mlp_in/": "/linear1/",
+    "/mlp_out/": "/linear2/",
+    "/norm_attn/": "/norm1/",
+    "/norm_mlp/": "/norm2/",
+    "/(scale|kernel)$": "/weight",
+}
 TRAINING = ("predictor", "to_predictor", "from_predictor", "mask_token")
 
 
@@ -53,7 +63,13 @@ class WavJEPAEncoder(nn.Module):
         self.feature_norm = nn.LayerNorm(layers[-1][0], eps=1e-5)
         if layers[-1][0] != width:
             self.project = nn.Linear(layers[-1][0], width)
-        self.encoder = Transformer(width, task["depth"], task["heads"])
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, task["heads"], 4 * width, 0.0, "gelu", 1e-6, batch_first=True
+            )
+            for _ in range(task["depth"])
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-5)
         table = positions(self._tokens(self.window), width, self.n_chans)
         self.register_buffer("positions", table, persistent=False)
         self.load_state_dict(weights(folder / "model.safetensors"))
@@ -105,7 +121,10 @@ class WavJEPAEncoder(nn.Module):
         x = self.feature_norm(torch.stack(features, dim=1))  # (B, C, S, F)
         x = self.project(x) if hasattr(self, "project") else x
         x = x[:, :, :kept] + self.positions[:, :kept]
-        x = self.encoder(x.flatten(1, 2)).unflatten(1, (self.n_chans, kept)).mean(1)
+        x = x.flatten(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x).unflatten(1, (self.n_chans, kept)).mean(1)
         centres = torch.arange(kept, dtype=torch.float64) * self.hop
         seconds = (centres + self.receptive / 2) / self.sampling_rate
         inside = seconds.float().double() * self.sampling_rate < n
@@ -142,52 +161,6 @@ class Stem(nn.Module):
         return x.mT
 
 
-class Transformer(nn.Module):
-    """(B, S, D) -> (B, S, D): post-norm blocks and a last norm."""
-
-    def __init__(self, width, depth, heads):
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-5)
-
-    def forward(self, x):
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
-
-
-class Block(nn.Module):
-    """Attention and a feed-forward layer, each added and normed."""
-
-    def __init__(self, width, heads):
-        super().__init__()
-        self.attn = Attention(width, heads)
-        self.norm_attn = nn.LayerNorm(width, eps=1e-6)
-        self.mlp_in = nn.Linear(width, 4 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
-        self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
-
-    def forward(self, x):
-        x = self.norm_attn(x + self.attn(x))
-        return self.norm_mlp(x + self.mlp_out(F.gelu(self.mlp_in(x))))
-
-
-class Attention(nn.Module):
-    """Every token sees every other."""
-
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        for name in ("query", "key", "value", "out"):
-            self.add_module(name, nn.Linear(width, width))
-
-    def forward(self, x):
-        parts = (self.query(x), self.key(x), self.value(x))
-        heads = [p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts]
-        mixed = F.scaled_dot_product_attention(*heads)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-
 def loudness(audio):
     """Every sound at -14 dBFS, its channels together; silence stays."""
     rms = audio.double().square().mean(dim=(1, 2), keepdim=True).sqrt()
@@ -222,18 +195,19 @@ def weights(path):
     """The arrays of a model folder under the names, and in the forms, of torch."""
     state = {}
     for name, x in load_file(path).items():
-        kind, _, at = name.partition("/")
-        if kind != "params" or at.split("/")[0] in TRAINING:
+        kind, _, name = name.partition("/")
+        if kind != "params" or name.split("/")[0] in TRAINING:
             continue
-        *above, leaf = at.split("/")
-        if leaf.startswith("conv_"):  # (k, in, out)
-            above, leaf, x = [*above, leaf], "weight", x.permute(2, 1, 0)
-        elif leaf == "kernel":  # (D, heads, K), (heads, K, D) or (in, out)
-            x = x.flatten(0, -2) if above[-1] == "out" else x.flatten(1)
-            leaf, x = "weight", x.T
-        elif leaf == "scale":
-            leaf = "weight"
-        name = ".".join([*above, leaf])
-        name = re.sub(r"\bblocks_(\d+)", lambda m: f"blocks.{int(m[1])}", name)
-        state[name] = x.flatten() if leaf == "bias" else x.contiguous()
+        for ours, theirs in RENAMED.items():
+            name = re.sub(ours, theirs, name)
+        if name.startswith("stem") and x.ndim == 3:  # (k, in, out)
+            name, x = f"{name}/weight", x.permute(2, 1, 0)
+        elif name.endswith("/weight") and x.ndim > 1:  # (in, out), by heads or not
+            x = (x.flatten(0, -2) if "out_proj" in name else x.flatten(1)).T
+        state[name.replace("/", ".")] = x.flatten() if "bias" in name else x
+    for query in [name for name in state if ".attn.query." in name]:
+        parts = [
+            state.pop(query.replace("query", n)) for n in ("query", "key", "value")
+        ]
+        state[query.replace("attn.query.", "self_attn.in_proj_")] = torch.cat(parts)
     return state
