@@ -10,7 +10,7 @@ from saved_embeddings import save
 from tiny_models import ECHO
 
 from neurofm.cli import cli
-from neurofm.data.embeddings import open_embeddings
+from neurofm.data.embeddings import Writer, open_embeddings
 from neurofm.data.records import DatasetInfo, Recording, write_dataset
 from neurofm.embed import embed
 from neurofm.embedding import forms
@@ -139,15 +139,27 @@ def test_arrays_come_back_with_names_times_and_columns(dataset, tmp_path, form):
         assert made["request"]["task"]["name"] == "echo"
 
 
-def test_embeddings_of_unlike_widths_make_no_one_array(tmp_path):
+def test_layers_may_differ_in_width_and_recordings_may_not(tmp_path):
     pytest.importorskip("xarray")
-    folder = save(tmp_path / "a", {"last": np.zeros((2, 3))})
-    opened = open_embeddings(folder)
-    widths = opened.index.column_names.index("dim")
-    unlike = opened.index.set_column(widths, "dim", [[3, 5]])
-    other = type(opened)(opened.path, opened.info, unlike)
-    with pytest.raises(NeuroFMError, match="of unlike dim"):
-        forms.to_xarray(other)
+    x = np.arange(24.0)
+    layers = {"a": x.reshape(2, 3, 4), "b": x.reshape(2, 3, 4)[..., :1]}
+    columns = {"feature": ["x", "y"]}
+    found = forms.to_xarray(save(tmp_path / "a", layers, columns))
+    assert found["a"].dims == ("presentation", "a_feature", "time")
+    np.testing.assert_array_equal(found["a"].values, layers["a"].swapaxes(1, 2))
+    assert found["b"].shape == (2, 1, 3)
+    assert found["label_feature"].values.tolist() == ["x", "y"]
+    for name, rows, words in (
+        ("b", [{"a": x[:6, None]}, {"a": x.reshape(6, 4)}], "widths of a .1 and 4"),
+        ("c", [{"a": x[:6, None]}, {"b": x[:6, None]}], "layers .a and b"),
+    ):
+        told = {"format": "npz", "task": {"name": "t"}}
+        writer = Writer(tmp_path / name, told)
+        for i, values in enumerate(rows):
+            writer.add(str(i), [(str(i), values, x[:6], {"file": "f"})], 1.0)
+        writer.finish({}, [])
+        with pytest.raises(NeuroFMError, match=f"of unlike {words}"):
+            forms.to_xarray(tmp_path / name)
 
 
 def test_shorter_codes_end_in_minus_one():

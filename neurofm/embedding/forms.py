@@ -61,7 +61,8 @@ def to_xarray(embeddings: str | os.PathLike | Embeddings) -> Any:
     """An `xarray.Dataset` of a folder of embeddings, in memory.
 
     A variable a layer, (presentation, feature, time); shorter recordings end in NaN
-    (codes in -1). Coordinates are the columns of the index, and `time_s`
+    (codes in -1). Layers of unlike widths have a `<layer>_feature` each. Coordinates
+    are the columns of the index (`label_<name>` where a name is taken), and `time_s`
     (presentation, time). `attrs["neurofm"]` is the JSON of what made them.
 
     Raises:
@@ -72,27 +73,30 @@ def to_xarray(embeddings: str | os.PathLike | Embeddings) -> Any:
     if not isinstance(embeddings, Embeddings):
         embeddings = open_embeddings(embeddings)
     rows = embeddings.index.to_pylist()
-    for name in ("dim", "layers"):
-        held = sorted({str(row[name]) for row in rows})
-        if len(held) > 1:
-            raise NeuroFMError(
-                f"{embeddings.path} holds embeddings of unlike {name} ({held[0]} and "
-                f"{held[1]}), which make no one array: embed like recordings alone"
-            )
+    held = sorted({", ".join(row["layers"]) for row in rows})
+    if len(held) > 1:
+        raise _unlike(embeddings, "layers", held)
     lengths = [row["n_tokens"] for row in rows]
+    arrays: dict[str, np.ndarray] = {}
+    for layer in rows[0]["layers"]:
+        each = [embeddings.read(i, layer) for i in range(len(rows))]
+        widths = sorted({x.shape[1] for x in each})
+        if len(widths) > 1:
+            raise _unlike(embeddings, f"widths of {layer}", widths)
+        arrays[layer] = _padded(each, lengths)
+    alike = len({x.shape[1] for x in arrays.values()}) == 1
     values = {
-        layer: (
-            ("presentation", "feature", "time"),
-            _padded([embeddings.read(i, layer) for i in range(len(rows))], lengths),
-        )
-        for layer in rows[0]["layers"]
+        layer: (("presentation", "feature" if alike else f"{layer}_feature", "time"), x)
+        for layer, x in arrays.items()
     }
     times = [embeddings.times(i)[:, None] for i in range(len(rows))]
-    columns = {
-        name: ("presentation", _column([row[name] for row in rows]))
-        for name in rows[0]
-        if name not in STORAGE and any(row[name] is not None for row in rows)
-    }
+    taken = {"presentation", "feature", "time", "time_s", *arrays}
+    columns = {}
+    for name in (n for n in rows[0] if n not in STORAGE):
+        column = [row[name] for row in rows]
+        if any(value is not None for value in column):
+            own = f"label_{name}" if name in taken else name
+            columns[own] = ("presentation", _column(column))
     coords = {
         "presentation": [row["embedding"] for row in rows],
         "time_s": (("presentation", "time"), _padded(times, lengths)[:, 0]),
@@ -100,6 +104,13 @@ def to_xarray(embeddings: str | os.PathLike | Embeddings) -> Any:
         **columns,
     }
     return xarray.Dataset(values, coords, {"neurofm": json.dumps(embeddings.info)})
+
+
+def _unlike(embeddings: Embeddings, what: str, held: Sequence[Any]) -> NeuroFMError:
+    return NeuroFMError(
+        f"{embeddings.path} holds embeddings of unlike {what} ({held[0]} and "
+        f"{held[1]}), which make no one array: embed like recordings alone"
+    )
 
 
 def _padded(
