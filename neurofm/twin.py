@@ -12,6 +12,7 @@ sound takes (B, N) too and carries what X-ARES asks: `sampling_rate`, `output_di
 import importlib
 import inspect
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def write(model: Model, folder: Path) -> None:
         gives is not what the model gives.
     """
     made = _class(model)
-    (folder / "model.py").write_text(inspect.getsource(inspect.getmodule(made)))
+    shutil.copyfile(inspect.getfile(made), folder / "model.py")
     try:
         built = made(folder)
     except ValueError as error:

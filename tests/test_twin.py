@@ -126,7 +126,8 @@ def test_it_is_an_encoder_as_x_ares_checks_one(tmp_path, monkeypatch):
     assert found.shape[::2] == (2, encoder.output_dim)
     steps = 1000 * 50_000 / encoder.sampling_rate / encoder.hop_size_in_ms
     assert found.shape[1] == pytest.approx(steps, rel=0.1)
-    torch.testing.assert_close(encoder(audio[0]), found[:1])
+    with torch.inference_mode():  # torch has other programs for it
+        torch.testing.assert_close(encoder(audio[0]), found[:1])
     with pytest.raises(ValueError, match="3 samples make no token"):
         encoder(audio[:, :3])
     with pytest.raises(ValueError, match="3 channels were given"):

@@ -128,8 +128,8 @@ def hann_waves(width, n_freqs):
     """Cosines and sines under a Hann window over its sum, (2 x F, 1, W)."""
     at = torch.arange(width)
     hann = 0.5 - 0.5 * torch.cos(2 * math.pi * at.double() / width)
-    turns = (torch.arange(n_freqs)[:, None] * at) % width / width
-    angles = 2 * math.pi * turns.double()
+    turns = (torch.arange(n_freqs)[:, None] * at) % width
+    angles = 2 * math.pi * turns.double() / width
     waves = torch.cat([angles.cos(), angles.sin()]) * (hann / hann.sum())
     return waves[:, None].float()
 
