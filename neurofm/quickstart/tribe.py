@@ -27,7 +27,7 @@ from neurofm.eval.untrained import untrained
 from neurofm.model import Model, load
 from neurofm.quickstart import film_figures, films
 from neurofm.quickstart.film_ridges import Guess, Rows, correlations, references
-from neurofm.quickstart.films import Simulation
+from neurofm.quickstart.films import Design, Simulation
 from neurofm.quickstart.finished import Finished, read_back, sentence
 from neurofm.report import page as report
 from neurofm.run.metrics import Row
@@ -65,7 +65,18 @@ def quickstart(
     show: Callable[[int, Row], None],
 ) -> Finished:
     """See `neurofm.quickstart.quickstart`."""
-    made = films.simulation(seed, films.FORTY_MINUTES)
+    return carried_out(films.FORTY_MINUTES, workdir, seed, overrides, show)
+
+
+def carried_out(
+    design: Design,
+    workdir: Path,
+    seed: int,
+    overrides: tuple[str, ...] = (),
+    show: Callable[[int, Row], None] = lambda step, row: None,
+) -> Finished:
+    """The same with other people and films."""
+    made = films.simulation(seed, design)
     store = films.generate(workdir / "records", made)
     exp = experiment(workdir, seed, overrides)
     if (before := read_back(workdir, {workdir: exp})) is not None:
