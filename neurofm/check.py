@@ -300,6 +300,7 @@ def check_model(path: Place) -> Findings:
         "example": _example(model.task.batch_spec("train").fields),
     }
     inputs = {"audio": "FOLDER_OF_SOUND", "meeg": "RECORDINGS", "ieeg": "DATASET"}
+    inputs["features"] = "FEATURES"
     given = inputs.get(model.contract.kind)
     out = f"{_beside(path)}-embeddings"
     command = f"neurofm embed {_quoted(path)} {given} --out {out}"

@@ -411,6 +411,10 @@ def meeg_settings(model: "Model", **given: Any) -> "Settings | None":
 @click.option("--pool", type=click.Choice(["mean", "none"]), default="none")
 @click.option("--codes", "want", flag_value="codes", help="A tokenizer's codes.")
 @click.option("--sources", "want", flag_value="sources", help="And where they look.")
+@click.option(
+    "--predict", "want", flag_value="prediction", help="Responses of a brain."
+)
+@click.option("--subject", help="Whose brain; default nobody in particular.")
 @click.option("--events", is_flag=True, help="One row an interval event.")
 @click.option(
     "--around", type=float, nargs=2, help="Seconds, TMIN TMAX: cut out each event."

@@ -16,13 +16,15 @@ import numpy as np
 
 from neurofm import config
 from neurofm.data import embeddings
-from neurofm.embedding import electrodes, encode, recordings
+from neurofm.embedding import electrodes, encode, recordings, stimuli
 from neurofm.embedding.difference import Difference, announce
 from neurofm.embedding.encode import Reading
 from neurofm.embedding.recorded import Recorded
-from neurofm.embedding.recordings import Source
+from neurofm.embedding.recordings import File, Record
+from neurofm.embedding.stimuli import Timeline
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
+from neurofm.stores import place
 from neurofm.task import Want
 from neurofm.weights import leaves
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from data_pipelines.meeg.settings import Settings
 
 T = TypeVar("T")
+Source = File | Record | Timeline
 _log = logging.getLogger(__name__)
 
 READERS = 4  # threads that decode and resample ahead of the model
@@ -47,6 +50,7 @@ def embed(
     events: bool = False,
     around: tuple[float, float] | None = None,
     settings: "Settings | None" = None,
+    subject: str | None = None,
     window_s: float | None = None,
     overlap_s: float = 0.0,
     times: str = "centers",
@@ -59,7 +63,8 @@ def embed(
     same answer. Recordings that cannot be embedded are skipped and listed.
 
     Args:
-      given: files, folders of them, or prepared datasets.
+      given: files, folders of them, or prepared datasets; of a model of brains the
+        feature stores of all modalities, each of whose timelines is a recording.
       events: embed whole recordings and give one row an event of the dataset: the mean
         over tokens whose centre lies in [onset, onset + duration), the nearest token
         where there is none.
@@ -68,6 +73,8 @@ def embed(
         that are not wholly inside the recording are skipped.
       settings: how files of EEG and MEG are read; default as `neurofm prepare meeg`
         does, at the model's rate.
+      subject: who sees the stimuli, of those that a model of brains knows; by default
+        nobody in particular, see `embedding.stimuli.find`.
       want, layers, pool, window_s, overlap_s, times, batch_size: see `Model.embed`.
       progress: called with recordings done and in all.
 
@@ -94,7 +101,17 @@ def embed(
             f"seconds around events, {around}, were given: give them with events, the "
             "first less than the second"
         )
-    found = recordings.find(given, model.contract, settings, model.subjects)
+    of_stimuli = model.contract.kind == "features"
+    if not of_stimuli and (want == "prediction" or subject is not None):
+        raise NeuroFMError(
+            f"this model takes {model.contract.kind}: responses to stimuli are "
+            "predicted, and a subject is named, for a model of brains such as tribe"
+        )
+    found: list[Source]
+    if of_stimuli:
+        found = [*stimuli.find([*map(place, given)], model, subject, want)]
+    else:
+        found = recordings.find(given, model.contract, settings, model.subjects)
     if events and not (found := [r for r in found if r.n_events]):
         raise NeuroFMError(
             "there are no interval events in these inputs: give a dataset prepared "

@@ -144,18 +144,25 @@ def _embed(
     times: str,
     batch_size: int,
 ) -> Iterator[tuple[Any, Reading]]:
-    sfreq = model.contract.sfreq
+    sfreq, delay_s = model.contract.sfreq, _delay_s(model, want)
     parts: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
     rows = _cut(plan, whole)
     for row, values, at, mask in _read(model, rows, want, layers, batch_size):
         # A window that ends in padding may have tokens there.
-        mask = mask & (at * sfreq < row.part.samples.shape[-1])
+        mask = mask & ((at - delay_s) * sfreq < row.part.samples.shape[-1])
         at = row.starts[row.k] / sfreq + at.astype(np.float64)
-        kept = mask & plan.owned(at * sfreq, row.starts, row.k)
+        kept = mask & plan.owned((at - delay_s) * sfreq, row.starts, row.k)
         parts.append(({name: x[kept] for name, x in values.items()}, at[kept]))
         if row.k + 1 == len(row.starts):
             yield row.name, _joined(parts, row.whole, sfreq, pool, times)
             parts = []
+
+
+def _delay_s(model: Model, want: Want) -> float:
+    """Seconds by which what is read follows the input: predicted responses do."""
+    if want != "prediction":
+        return 0.0
+    return max(f.delay_s for f in model.task.batch_spec("train").fields.values())
 
 
 def _joined(

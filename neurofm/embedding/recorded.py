@@ -34,6 +34,20 @@ class Group(NamedTuple):
     names: tuple[str, ...] = ()
 
 
+class Stimulus(NamedTuple):
+    """Features of a stimulus, whose channels are those of its modalities in order.
+
+    Attributes:
+      sizes: name, layers and width of each modality.
+      present: which of them the stimulus has.
+      subject: number of who sees it, of those that the model knows.
+    """
+
+    sizes: tuple[tuple[str, int, int], ...]
+    present: Bool[np.ndarray, " M"]
+    subject: int
+
+
 class Recorded(NamedTuple):
     """A recording, or a window of one, as a model takes it.
 
@@ -44,7 +58,8 @@ class Recorded(NamedTuple):
       bads: names of channels that are marked bad and kept.
       regions: which channels are recorded, for parcellated fMRI.
       group: its channels, for intracranial recordings.
-      start_s: seconds at its first sample, for pieces around an event.
+      stimulus: what its channels are, for features of a stimulus.
+      start_s: seconds at its first sample, for pieces around an event, and for stimuli.
     """
 
     samples: Samples
@@ -54,6 +69,7 @@ class Recorded(NamedTuple):
     bads: tuple[str, ...] = ()
     regions: Bool[np.ndarray, " C"] | None = None
     group: Group | None = None
+    stimulus: Stimulus | None = None
 
     def cut(self, start: int, length: int) -> "Recorded":
         """`length` samples from `start`; less where the recording ends before."""
@@ -106,10 +122,30 @@ def arrays(
             fields = {"ieeg/signal": wave, "ieeg/length": spans[:, 1]}
             fields["ieeg/channel_mask"] = np.stack([g.there for g in groups])
             fields["subject"] = np.array([g.subject for g in groups], np.int32)
+        if (seen := [r.stimulus for r in rows if r.stimulus is not None]) != []:
+            fields = _features(wave, seen)
     return {
         **fields,
         "index": np.arange(n_rows, dtype=np.int32),
         "valid": np.arange(n_rows) < len(windows),
+    }
+
+
+def _features(
+    wave: Float32[np.ndarray, "B C n"], seen: Sequence[Stimulus]
+) -> dict[str, Shaped[np.ndarray, "B ..."]]:
+    """A field for each modality, and which of them there are."""
+    sizes = seen[0].sizes
+    ends = np.cumsum([layers * width for _, layers, width in sizes])
+    parts = np.split(wave, ends[:-1], axis=1)
+    fields = {
+        f"features/{name}": part.reshape(len(wave), layers, width, -1)
+        for (name, layers, width), part in zip(sizes, parts, strict=True)
+    }
+    return {
+        **fields,
+        "features/present": np.stack([each.present for each in seen]),
+        "subject": np.array([each.subject for each in seen], np.int32),
     }
 
 
