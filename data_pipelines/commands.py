@@ -143,7 +143,11 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--events", type=LOCAL, help="fMRI: table that places runs on timelines.")
 @click.option("--extractor", help="features: log_mel, word_vectors, model, ...")
 @click.option("--modality", help="features: the name that a model knows them by.")
-@click.option("--model", type=PLACE, help="features: an audio MODEL.")
+@click.option(
+    "--model",
+    type=PLACE,
+    help="features: an audio MODEL, or of hf_text, hf_audio, hf_video a folder.",
+)
 @click.option("--layers", default="0.5,0.75,1", help="features: of its depth.")
 @click.option(
     "--aggregation",

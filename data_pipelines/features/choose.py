@@ -21,11 +21,11 @@ class Asked:
     Attributes:
       name: one of `NAMES`.
       modality: in place of the extractor's own.
-      model: a MODEL, for `model`.
+      model: a MODEL, for `model`; for `hf_...` the folder of a Hugging Face model.
       layers: fractions of its depth that bound its layer groups, or `last`.
       aggregation: of the layers of a group.
       vectors: table of word vectors, for `word_vectors`.
-      batch_size: windows that a model reads at once.
+      batch_size: windows, words or clips that a model reads at once.
     """
 
     name: str
@@ -38,7 +38,9 @@ class Asked:
 
 
 NAMES = ("log_mel", "envelope", "motion_energy", "word_rate", "word_vectors", "array")
-NAMES += ("model",)
+NAMES += ("model", "hf_text", "hf_audio", "hf_video")
+_NEEDS = {"word_vectors": "vectors", "model": "model"}
+_NEEDS |= {"hf_text": "model", "hf_audio": "model", "hf_video": "model"}
 
 
 def build(asked: Asked, first: Callable[[str], Path]) -> Extractor:
@@ -54,11 +56,11 @@ def build(asked: Asked, first: Callable[[str], Path]) -> Extractor:
         raise NeuroFMError(
             f"--extractor {asked.name!r}: {suggest(asked.name, list(NAMES))}"
         )
-    for name, needs in (("model", "model"), ("word_vectors", "vectors")):
-        given = getattr(asked, needs)
-        if (asked.name == name) != (given is not None):
+    for option in ("model", "vectors"):
+        given = getattr(asked, option)
+        if (_NEEDS.get(asked.name) == option) != (given is not None):
             verb = "needs" if given is None else "takes no"
-            raise NeuroFMError(f"--extractor {asked.name} {verb} --{needs}")
+            raise NeuroFMError(f"--extractor {asked.name} {verb} --{option}")
     if asked.name == "array":
         if asked.modality is None:
             raise NeuroFMError("--extractor array needs --modality NAME")
@@ -73,6 +75,8 @@ def build(asked: Asked, first: Callable[[str], Path]) -> Extractor:
         return SoundModel(
             asked.model or "", asked.layers, asked.aggregation, asked.batch_size
         )
+    if asked.name.startswith("hf_"):
+        return _of_hugging_face(asked)
     plain: dict[str, Extractor] = {
         "log_mel": OfSound("log_mel", classic.N_MELS, classic.log_mel_steps),
         "envelope": OfSound("envelope", 1, classic.envelope),
@@ -80,3 +84,15 @@ def build(asked: Asked, first: Callable[[str], Path]) -> Extractor:
         "word_rate": WordRate(),
     }
     return plain[asked.name]
+
+
+def _of_hugging_face(asked: Asked) -> Extractor:
+    from data_pipelines.features.hf.audio import Audio
+    from data_pipelines.features.hf.text import Text
+    from data_pipelines.features.hf.video import Video
+
+    how = asked.model or "", asked.layers, asked.aggregation
+    if asked.name == "hf_audio":
+        return Audio(*how)
+    kind = Text if asked.name == "hf_text" else Video
+    return kind(*how, asked.batch_size)

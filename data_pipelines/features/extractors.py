@@ -129,18 +129,23 @@ class Motion:
     def __call__(self, stretch, root, sfreq, notes):
         (event,) = stretch.events
         path = file_of(event, root)
-        held = arrays_of(path)
-        frames, fps = held.get("frames"), held.get("fps")
-        if frames is None or fps is None or frames.ndim not in (3, 4) or fps.size != 1:
-            reason = "an NPZ with frames [F, H, W] or [F, H, W, 3] and fps is needed"
-            raise Unreadable(path, reason, "a video")
-        rate = float(fps)
+        frames, rate = frames_of(path)
         n, length = n_steps(event, len(frames) / rate, sfreq, notes)
         grey = frames[: max(2, round(length * rate))].astype(np.float32)
         if grey.ndim == 4:
             grey = grey[..., :3].mean(-1)
         times = (np.arange(len(grey)) + 0.5) / rate
         return classic.per_step(classic.motion_energy(grey, rate), times, sfreq, n)
+
+
+def frames_of(path: Path) -> tuple[np.ndarray, float]:
+    """Frames [F, H, W] or [F, H, W, 3] of an NPZ, and how many a second."""
+    held = arrays_of(path)
+    frames, fps = held.get("frames"), held.get("fps")
+    if frames is None or fps is None or frames.ndim not in (3, 4) or fps.size != 1:
+        reason = "an NPZ with frames [F, H, W] or [F, H, W, 3] and fps is needed"
+        raise Unreadable(path, reason, "a video")
+    return frames, float(fps)
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:

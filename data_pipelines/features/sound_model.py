@@ -72,9 +72,7 @@ class SoundModel:
             )
         reading = model.embed(x, sfreq, layers=names, batch_size=self.batch_size)
         states = np.stack([reading.values[name].T for name in names])
-        one = len(layers.selected(len(states), self.fractions)) == 1
-        how = "none" if one else self.aggregation
-        return layers.aggregated(states, self.fractions, how)
+        return layers.of_states(states, self.fractions, self.aggregation)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,10 +1,13 @@
 """Features of words: how many there are, and vectors from a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
-from data_pipelines.features.events import Stretch
+from data_pipelines.features.events import Event, Stretch
 from data_pipelines.features.extractors import About
 from data_pipelines.features.vectors import Vectors
 from data_pipelines.unreadable import Unreadable
@@ -40,18 +43,34 @@ class WordVectors:
         return About("text", self.table.id, 1, self.table.width)
 
     def __call__(self, stretch, root, sfreq, notes):
-        words = [e for e in stretch.events if e.duration is not None]
-        if len(words) < len(stretch.events):
-            raise Unreadable(root, "words need a duration each", "words")
+        words = timed(stretch, root)
         vectors, unknown = self.table.of([event.text for event in words])
         if unknown:
             notes.append(
                 f"{len(unknown)} of {len(words)} words have no vector and are zeros "
                 f"(the first is {unknown[0]!r})"
             )
-        grid = Grid(stretch.onset, sfreq, _n_word_steps(stretch, sfreq))
-        onsets = [event.onset for event in words]
-        return words_on_grid(grid, vectors, onsets, [e.duration or 0 for e in words])
+        return held(stretch, words, vectors, sfreq)
+
+
+def timed(stretch: Stretch, root: Path) -> list[Event]:
+    """The words of a stretch; Unreadable where one has no duration."""
+    words = [e for e in stretch.events if e.duration is not None]
+    if len(words) < len(stretch.events):
+        raise Unreadable(root, "words need a duration each", "words")
+    return words
+
+
+def held(
+    stretch: Stretch,
+    words: Sequence[Event],
+    vectors: Float[np.ndarray, "W C"],
+    sfreq: float,
+) -> Float[np.ndarray, "C T"]:
+    """Vectors of words, each held for its word and added up."""
+    grid = Grid(stretch.onset, sfreq, _n_word_steps(stretch, sfreq))
+    onsets = [event.onset for event in words]
+    return words_on_grid(grid, vectors, onsets, [e.duration or 0 for e in words])
 
 
 def _n_word_steps(stretch: Stretch, sfreq: float) -> int:

@@ -62,3 +62,17 @@ def aggregated(
     parts = groups(len(states), fractions, aggregation)
     means = [states[p.start : p.stop].mean(0, dtype=np.float64) for p in parts]
     return np.stack(means).astype(states.dtype)
+
+
+def of_states(
+    states: Float[np.ndarray, "N ..."],
+    fractions: Sequence[float],
+    aggregation: Aggregation,
+) -> Float[np.ndarray, "L ..."]:
+    """The same, where fractions that name a single state mean that one alone.
+
+    Raises:
+      NeuroFMError: see `selected`.
+    """
+    one = len(selected(len(states), fractions)) == 1
+    return aggregated(states, fractions, "none" if one else aggregation)
