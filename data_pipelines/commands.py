@@ -31,7 +31,7 @@ TAKES = {
     "bids": (*_LABELS, *_MEEG, *_ENTITIES),
     "ieeg": (*_LABELS, *_IEEG, "words"),
     "fmri": (*_LABELS, *_FMRI, "only", "events"),
-    "features": (*_FEATURES, "workers"),
+    "features": (*_FEATURES, "payload", "workers"),
     "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
     "codes": ("tokenizer", "segment_s", "overlap", "batch_size"),
 }
@@ -156,6 +156,12 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
     help="features: of the layers between these.",
 )
 @click.option("--vectors", type=LOCAL, help="features: a word and numbers a line.")
+@click.option(
+    "--payload",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    help="features: float16 takes half the space.",
+)
 @click.option("--subject", help="BIDS: 01,02.")
 @click.option("--session", help="BIDS: values, as for subjects; so all below.")
 @click.option("--task")

@@ -224,11 +224,13 @@ def test_the_command_makes_features_and_check_shows_them(table, tmp_path):
     words = ["prepare", "features", str(table), "--out", str(tmp_path / "d"), "--json"]
     refused = CliRunner().invoke(cli, words)
     assert "--extractor is missing" in refused.output
-    done = CliRunner().invoke(cli, [*words, "--extractor", "envelope", "--sfreq", "4"])
+    more = ["--extractor", "envelope", "--sfreq", "4", "--payload", "float16"]
+    done = CliRunner().invoke(cli, [*words, *more])
     assert done.exit_code == 0, done.output
     told = CliRunner().invoke(cli, ["check", str(tmp_path / "d"), "--json"])
     facts = json.loads(told.stdout)
     assert (facts["modality"], facts["width"], facts["sfreq"]) == ("audio", 1, 4.0)
+    assert facts["payload"] == "float16"
     assert facts["timelines"] == ["film", "story"]
     refused = CliRunner().invoke(cli, [*words, "--atlas", "x"])
     assert "prepare features has no option --atlas" in refused.output

@@ -104,6 +104,19 @@ def test_quantisation_is_far_below_the_noise_of_sixteen_bit_microphones():
     assert error_db < -85
 
 
+@pytest.mark.parametrize("spread", [1e-30, 1e-4, 1.0, 1e6])
+def test_half_floats_keep_eleven_bits_of_every_number(spread):
+    x = noise(3, 301, seed=2) * np.float32(spread)
+    x[1] *= 1e-3
+    x[2] = 0
+    packed = segments.pack(x, "float16")
+    back = segments.unpack(packed, 20, 301)
+    peak = np.abs(x).max(1, keepdims=True)
+    error = np.abs(back - x[:, 20:])
+    assert (error <= np.abs(x[:, 20:]) * 2**-10.9 + peak * 2**-24).all()
+    assert len(packed) < 0.6 * len(segments.pack(x, "float32"))
+
+
 def test_a_full_segment_holds_about_256_kib():
     for n_chans, sfreq, payload in [(1, 16000, "int16"), (5, 1000, "float32")]:
         n = segments.segment_samples(n_chans, sfreq, payload)

@@ -58,7 +58,7 @@ class DatasetInfo:
       unit: unit of the samples (`full_scale` for sound in [-1, 1]).
       ch_names: channel names, in order; empty where every recording has sensors of
         its own, see `data.sensors`.
-      payload: how samples are stored, `int16` or `float32`.
+      payload: how samples are stored, `int16`, `float16` or `float32`.
       licence: terms of the recordings.
       processing: what was done to the signals, where that is not told by the rest.
       version: of this layout.

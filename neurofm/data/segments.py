@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 from jaxtyping import Float32
 
-Payload = Literal["int16", "float32"]
+Payload = Literal["int16", "float16", "float32"]
 
 SEGMENT_BYTES = 256 * 1024
 BLOCK_S = 0.05
@@ -41,11 +41,16 @@ def pack(x: Float32[np.ndarray, "C n"], payload: Payload) -> bytes:
     Other samples are rounded to the channel's peak / 32767. A channel that lies far
     from zero (its middle beyond half its range) is measured from its middle instead,
     so a large constant costs no resolution; otherwise zero stays exactly zero.
+    `float16` keeps 11 bits of every sample, in units of the channel's peak.
     """
     scale = np.ones(len(x), np.float32)
     offset = np.zeros(len(x), np.float32)
     if payload == "float32":
         data = x.astype("<f4")
+    elif payload == "float16":
+        peak = np.abs(x).max(axis=1, initial=0)
+        scale = np.where(peak > 0, peak, 1).astype(np.float32)
+        data = (x / scale[:, None]).astype("<f2")
     else:
         x64 = x.astype(np.float64)
         whole = [one for one in (_LSB, 1.0) if _is_whole(x64 / one)]
@@ -84,10 +89,10 @@ def unpack(record: bytes, start: int, stop: int) -> Float32[np.ndarray, "C n"]:
     frame = msgpack.unpackb(record)
     scale = np.frombuffer(frame["scale"], "<f4")[:, None]
     offset = np.frombuffer(frame["offset"], "<f4")[:, None]
-    dtype = {"int16": "<i2", "float32": "<f4"}[frame["dtype"]]
+    dtype = {"int16": "<i2", "float16": "<f2", "float32": "<f4"}[frame["dtype"]]
     stored = np.frombuffer(frame["data"], dtype).reshape(len(scale), frame["n"])
     x = stored[:, start:stop].astype(np.float32)
-    if frame["dtype"] == "int16":
+    if frame["dtype"] != "float32":
         x *= scale
         x += offset
     return x
