@@ -361,6 +361,41 @@ def test_grayordinates_and_parcels_of_cifti_are_read(tmp_path):
     np.testing.assert_array_equal(held(tmp_path / "e")[1]["a.dtseries.nii"], x.T)
 
 
+def test_both_hemispheres_of_a_surface_are_one_run(tmp_path):
+    rng = np.random.default_rng(0)
+    halves = {"L": rng.normal(size=(4, 9)), "R": rng.normal(size=(3, 9))}
+
+    def half(name, x):
+        arrays = [
+            nibabel.gifti.GiftiDataArray(
+                v.astype(np.float32), "NIFTI_INTENT_TIME_SERIES"
+            )
+            for v in x.T
+        ]
+        image = nibabel.gifti.GiftiImage(darrays=arrays)
+        nibabel.save(image, tmp_path / f"sub-{name}_space-fsaverage5_bold.func.gii")
+
+    for side, x in halves.items():
+        half(f"01_task-film_hemi-{side}", x)
+    half("02_task-film_hemi-L", halves["L"])  # alone
+    half("03_task-film_hemi-L", halves["L"])
+    half("03_task-film_hemi-R", halves["R"][:, :5])
+    settings = Settings(source_tr=1.5, scale="none", timeline=("task",))
+    prepare(tmp_path, tmp_path / "d", settings=settings, workers=1)
+    dataset = open_dataset(tmp_path / "d")
+    assert dataset.items["subject"].to_pylist() == ["01"]
+    assert dataset.info.ch_names[3:5] == ("vertex-L-00003", "vertex-R-00000")
+    assert dataset.info.processing["atlas"] == "vertices of fsaverage5"
+    wanted = np.concatenate(list(halves.values()))
+    np.testing.assert_allclose(dataset.read(0, 0, 9), wanted, rtol=1e-6)
+    skipped = (tmp_path / "d" / "skipped.tsv").read_text()
+    assert "its other hemisphere is not there" in skipped
+    assert "9 volumes, its other hemisphere 5" in skipped
+    told = Settings(source_tr=1.5, confounds=("motion",))
+    with pytest.raises(NeuroFMError, match="no confounds are taken out"):
+        prepare(tmp_path, tmp_path / "e", settings=told, workers=1)
+
+
 def test_damaged_files_are_skipped_in_words(tmp_path):
     src = tmp_path / "src"
     src.mkdir()

@@ -4,7 +4,7 @@ import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.fmri import algonauts, arrays, images
+from data_pipelines.fmri import algonauts, arrays, images, surfaces
 from data_pipelines.fmri.arrays import Run
 from data_pipelines.fmri.settings import Settings, refuse_odd_tr
 from data_pipelines.meeg import sidecars
@@ -12,7 +12,8 @@ from data_pipelines.sources import Source, source
 from data_pipelines.unreadable import Unreadable
 from neurofm.errors import NeuroFMError
 
-SUFFIXES = (*arrays.SUFFIXES, *images.SUFFIXES)
+_OF_NIBABEL = (*images.SUFFIXES, *surfaces.SUFFIXES)
+SUFFIXES = (*arrays.SUFFIXES, *_OF_NIBABEL)
 PART = "#"  # FILE#NAME is one of the runs of a file
 # Files with BIDS names that are not runs.
 _RUNS = ("bold", "timeseries")
@@ -28,6 +29,9 @@ class Runs(Source):
         path, part = split_name(root, file)
         name = path.relative_to(root).as_posix()
         n_bytes, changed = super().stat(name)
+        if surfaces.is_surface(name) and (right := surfaces.right_of(path)).is_file():
+            more, also = super().stat(right.relative_to(root).as_posix())
+            n_bytes, changed = n_bytes + more, f"{changed} {also}"
         sharing = sum(f.startswith(name + PART) for f in self.files) if part else 1
         return max(1, n_bytes // sharing), changed
 
@@ -52,7 +56,8 @@ def find(src: Path, settings: Settings, only: str | None = None) -> Source:
             f"there is no run of fMRI in {src}{matching}; expected files that end in "
             f"{' '.join(SUFFIXES)}"
         )
-    if any(f.lower().endswith(images.SUFFIXES) for f in files):
+    files = surfaces.firsts(files)
+    if any(f.lower().endswith(_OF_NIBABEL) for f in files):
         images.require_nilearn()
     names: list[str] = []
     for file in files:
@@ -75,7 +80,7 @@ def is_run(file: str) -> bool:
 
 
 def _parts(path: Path, settings: Settings) -> list[str]:
-    if path.name.lower().endswith(images.SUFFIXES):
+    if path.name.lower().endswith(_OF_NIBABEL):
         return [""]
     return arrays.parts(path, settings)
 
@@ -93,6 +98,8 @@ def read(root: Path, file: str, settings: Settings) -> Run:
     path, part = split_name(root, file)
     if path.name.lower().endswith(images.SUFFIXES):
         return images.read(path, settings)
+    if surfaces.is_surface(path):
+        return surfaces.read(path, settings)
     return arrays.read(path, part, settings)
 
 
@@ -154,6 +161,8 @@ def atlas_name(found: Source, settings: Settings) -> str:
         told.add("_".join(words))
         if file.lower().split(PART)[0].endswith((".dtseries.nii", ".ptseries.nii")):
             told = {"grayordinates"} if told == {""} else told
+        if surfaces.is_surface(file):
+            told = {f"vertices of {name.get('space', 'a surface')}"}
     if len(told) == 1 and told != {""}:
         return told.pop()
     raise NeuroFMError(
