@@ -344,7 +344,8 @@ def finetune_command(model: Place, **arguments: Any):
 
     Classes are the values of data.target, a column of the dataset's recordings or
     events. The best checkpoint by validation is scored on the test split. The same
-    command goes on where a run stopped.
+    command goes on where a run stopped. tribe/new_subjects fits a TRIBE to the people
+    in data.path.
     """
 
     def run(exp: Any, *asked: Any) -> Any:

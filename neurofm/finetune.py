@@ -53,9 +53,11 @@ def finetune(
     show: Callable[[int, Row], None] = lambda step, row: None,
     profile: Window | None = None,
 ) -> Finetuned:
-    """Train `exp`, whose task is a `Finetune`, from `model`; it goes on as any run.
+    """Train `exp` from `model`; it goes on as any run.
 
-    Writes `scores.json` and the report beside what `pretrain` writes.
+    A task that is a `Finetune` puts a head on the model and learns labels: writes
+    `scores.json` and the report beside what `pretrain` writes. Another task is the
+    model itself, fitted to other data as `Task.refitted` says, without scores.
 
     Args:
       model: a run, a checkpoint, an imported or exported model.
@@ -64,10 +66,10 @@ def finetune(
       NeuroFMError: what `pretrain` refuses; labels that cannot be learnt.
     """
     if not isinstance(exp.task, Finetune):
-        raise NeuroFMError(
-            f"this config trains {exp.task.name}: finetune takes one whose task is a "
-            "Finetune, such as brainomni/finetune"
-        )
+        task = exp.task.refitted(load(model).task)
+        init = replace(exp.init, path=str(model))
+        exp = replace(exp, task=task, init=init).resolved()
+        return Finetuned(pretrain(exp, workdir, show, profile), {})
     if not exp.data.path or not exp.data.target:
         missing = "data.path" if not exp.data.path else "data.target"
         raise NeuroFMError(

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from neurofm.contract import BatchSpec
+from neurofm.errors import NeuroFMError
 from neurofm.parallel.mesh import Platform
 
 if TYPE_CHECKING:
@@ -129,6 +130,28 @@ class Task(Protocol):
         """
         del datasets
         return self
+
+    def refitted(self, trained: "Task") -> "Task":
+        """This task at the sizes of a trained model, for `finetune` without a head.
+
+        How it is trained stays; the run's data fill in the rest, see `fitted`.
+
+        Raises:
+          NeuroFMError: the default; a system that can be fitted so says how.
+        """
+        del trained
+        raise NeuroFMError(
+            f"this config trains {self.name}: finetune takes one whose task is a "
+            "Finetune, such as brainomni/finetune, or tribe/new_subjects"
+        )
+
+    def taken_over(self, trained: "Task", variables: Tree) -> Tree:
+        """What a run of this task starts from, of the model that `init.path` names.
+
+        Default: its variables as they are.
+        """
+        del trained
+        return variables
 
     def shortened(self, n_samples: int) -> "Task":
         """This task for recordings of at most `n_samples`, which `embed` has many of.

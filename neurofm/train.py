@@ -37,7 +37,7 @@ from neurofm.run.stop import Stop, stop_signals
 from neurofm.run.watch import CollapseWatch, Plateau, check_finite
 from neurofm.run.workdir import Workdir, versions
 from neurofm.step import State, abstract_state, compiled_step, new_state
-from neurofm.task import Batch
+from neurofm.task import Batch, Task
 from neurofm.weights import leaves
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _pretrain(
         with clock.bucket("compile"):
             state = jax.jit(fresh, out_shardings=placed)(key, first, frozen)
         if exp.init.path:
-            state |= start_from(exp.init.path, state, task.name)
+            state |= start_from(exp.init.path, state, task)
     written = MetricsLog(folder.path / "metrics.jsonl")
     folder.journals.append(written.journal)
     if jax.process_index() == 0:
@@ -302,19 +302,23 @@ def _pretrain(
     return ended(step, status, row)
 
 
-def start_from(path: str, state: State, task_name: str) -> dict[str, State]:
+def start_from(path: str, state: State, task: Task) -> dict[str, State]:
     """The variables of another model in place of the fresh ones, all of them.
+
+    As `task` takes them over.
 
     Raises:
       NeuroFMError: the model's arrays are not those of this task.
     """
     from neurofm.model import load
 
-    given = {k: v for k, v in load(path).variables.items() if k != "frozen"}
+    model = load(path)
+    taken = task.taken_over(model.task, model.variables)
+    given = {k: v for k, v in taken.items() if k != "frozen"}
     ours = {name: state[name] for name in given}
     if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, ours):
         raise NeuroFMError(
-            f"init.path={path} holds other arrays than task {task_name} makes: start "
+            f"init.path={path} holds other arrays than task {task.name} makes: start "
             "from a model of the same sizes, predictor and teacher included"
         )
     return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), given, ours)

@@ -499,7 +499,7 @@ def test_a_run_starts_from_the_model_it_is_given(peaceful, tmp_path):
 def test_a_model_of_other_sizes_is_refused(peaceful):
     state = {"params": {"w": jnp.zeros(3)}, "slow": {}, "buffers": {}}
     with pytest.raises(NeuroFMError, match=r"other arrays than task wavjepa makes"):
-        start_from(str(peaceful.workdir), state, "wavjepa")
+        start_from(str(peaceful.workdir), state, peaceful.exp.task)
 
 
 # ---- several processes ---------------------------------------------------------------

@@ -26,7 +26,7 @@ from neurofm.contract import BatchSpec, Field, InputContract
 from neurofm.data.brains import facts
 from neurofm.data.records import Dataset
 from neurofm.errors import NeuroFMError
-from neurofm.models import tribe_weights
+from neurofm.models import tribe_subjects, tribe_weights
 from neurofm.nn.apply import apply
 from neurofm.nn.attention import Attention
 from neurofm.nn.blocks import Remat, remat_savings
@@ -218,6 +218,14 @@ class Tribe(Task):
             feature_sfreq=found.sfreq,
             tr_s=found.tr_s,
         )
+
+    def refitted(self, trained: Task) -> "Tribe":
+        """At the sizes of a trained TRIBE, to be fitted to new subjects."""
+        return tribe_subjects.refitted(self, trained)
+
+    def taken_over(self, trained: Task, variables: Tree) -> Tree:
+        """A trained TRIBE with rows for the subjects of this one."""
+        return tribe_subjects.taken_over(self, trained, variables)
 
     # ---- sizes ----------------------------------------------------------------------
 

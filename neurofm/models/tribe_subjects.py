@@ -1,20 +1,77 @@
-"""Fitting a trained TRIBE to new subjects: a table of rows for them, before training.
+"""Fitting a trained TRIBE to new subjects: the task, and rows for them to start from.
 
 Source: TRIBE v2 (arXiv 2605.04326) and its released code.
 
 Axes: S subjects, D features before the head, E width, P outputs.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from neurofm import averaging
 from neurofm.errors import NeuroFMError
-from neurofm.models.tribe import Tribe
-from neurofm.task import Tree
+from neurofm.task import Task, Tree
+
+if TYPE_CHECKING:
+    from neurofm.models.tribe import Tribe
+
+# How a model is trained, which a config of new subjects says; all else is the model's.
+TRAINING = ("trained", "modality_dropout", "modality_dropout_by", "keep_one")
+TRAINING += ("temporal_dropout", "subject_dropout", "loss_kind", "out_of_run")
+TRAINING += ("swa_epochs", "horizon", "precision", "remat", "attention")
+
+
+def refitted(task: Tribe, trained: Task) -> Tribe:
+    """The trained model's task, trained as `task` is; its width before the head too.
+
+    Raises:
+      NeuroFMError: `trained` is another system.
+    """
+    if trained.name != task.name:
+        raise NeuroFMError(
+            f"this config fits a {task.name} to new subjects and the model given is a "
+            f"{trained.name}: give a run or an imported model of {task.name}"
+        )
+    model: Any = trained
+    own = {name: getattr(task, name) for name in TRAINING}
+    rank = task.low_rank or model.low_rank
+    return replace(model, **own, low_rank=rank, average_subjects=False)
+
+
+def taken_over(task: Tribe, trained: Task, variables: Tree) -> Tree:
+    """The variables of a trained model with the rows that `task` has.
+
+    Raises:
+      NeuroFMError: it predicts other regions, or takes other features.
+    """
+    model: Any = trained
+    same = ("subjects", "low_rank")
+    if trained.name != task.name or all(
+        getattr(model, name) == getattr(task, name) for name in same
+    ):
+        return variables
+    for what, of in (("regions", "n_outputs"), ("features", "modalities")):
+        ours, theirs = getattr(task, of), getattr(model, of)
+        if ours != theirs:
+            raise NeuroFMError(
+                f"the model was trained on other {what} ({_told(theirs)}) than those "
+                f"of the data ({_told(ours)}): give those that it was trained on"
+            )
+    _, made = with_subjects(model, variables, task.subjects, task.low_rank)
+    slow = averaging.start(made["params"]) if task.swa_epochs else {}
+    return {**made, "slow": slow}
+
+
+def _told(size: Any) -> str:
+    if isinstance(size, int):
+        return str(size)
+    return ", ".join(f"{m.name} {m.layers} x {m.width}" for m in size)
 
 
 def with_subjects(
