@@ -600,7 +600,8 @@ def evaluate_command(
     """Score models or stored embeddings; several are seeds of one system.
 
     With --suite encoding, features or embeddings of stimuli, set side by side, are
-    scored by how well they predict the fMRI of --data; with similarity, saved
+    scored by how well they predict the fMRI of --data, or one trained model of brains
+    with its features by what it predicts for held-out runs; with similarity, saved
     embeddings are compared layer by layer; with retrieval they are looked for among
     those of --data; with zero-shot told by texts in --data; with hear models are
     scored on task folders of HEAR. A file of yours can declare a suite.

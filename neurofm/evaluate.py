@@ -11,8 +11,11 @@ from typing import Any
 
 from neurofm import files, stores
 from neurofm.encoding import suite as encoding
+from neurofm.encoding import trained
 from neurofm.errors import NeuroFMError
+from neurofm.model import load
 from neurofm.report import page as report
+from neurofm.run.workdir import seen_by
 from neurofm.suites import declared
 
 
@@ -49,7 +52,8 @@ def evaluate(
       data: a prepared dataset, or a folder of sounds (prepared into OUT/records); of
         other suites what `docs/suites.md` says.
       suite: `probe`; `encoding`, where `given` are features or embeddings, set side by
-        side, and `data` is fMRI; another suite, or a file that declares one: see
+        side, or one trained model of brains and its features, and `data` is fMRI;
+        another suite, or a file that declares one: see
         `neurofm.suites.declared`.
       target, groups, split, gap, stimulus, around, probe, label_counts: see
         `neurofm.suites.probe.Settings`.
@@ -85,7 +89,7 @@ def evaluate(
                 f"the suite {chosen.name} needs what is to be predicted: name it as "
                 "--data"
             )
-        return _finish({**asked, **encoding.evaluate(places, at, out, **own)}, out)
+        return _finish({**asked, **_encoding(places, at, out, own)}, out)
     asked |= {name: own.get(name) for name in ("target", "groups")}
     if chosen.kind != "probe":
         asked |= {"kind": chosen.kind, "settings": own}
@@ -98,6 +102,25 @@ def _with_options(suite: declared.Suite, options: Mapping[str, Any]) -> declared
     if wrong := [name for name in given if name not in known]:
         raise NeuroFMError(f"the suite {suite.name} has no --{wrong[0]}: leave it out")
     return declared.with_options(suite, **given)
+
+
+def _encoding(
+    given: list[stores.Place], data: stores.Place, out: Path, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Features by a ridge; of a trained model and its features what it predicts."""
+    made = ("dataset.json", "embeddings.json")
+    models = [p for p in given if not any((p / name).is_file() for name in made)]
+    if not models or not all(path.is_dir() for path in models):
+        return encoding.evaluate(given, data, out, **own)
+    if len(models) > 1 or len(models) == len(given):
+        raise NeuroFMError(
+            f"the suite encoding was given {len(models)} models and "
+            f"{len(given) - len(models)} features: give features alone, or one model "
+            "and the features of all its modalities"
+        )
+    (path,) = models
+    features = [each for each in given if each != path]
+    return trained.evaluate(load(path), seen_by(path), features, data, out, **own)
 
 
 def _finish(result: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -96,10 +96,7 @@ def held_out(timeline, n, first=0.0):
 
 def test_repeats_of_a_stimulus_are_reordered_alike_and_stay_in_their_runs():
     runs = [held_out("a", 11), held_out("a", 11), held_out("b", 11)]
-    settings = subject.Settings(
-        delays=(1,), curve=(1,), spaces=("x",), penalty="ridge", permutations=9, block=3
-    )
-    rows = subject._reordered(runs, settings, {"a": 0, "b": 1})
+    rows = subject.reordered(runs, 3, 9, {"a": 0, "b": 1})
     assert rows.shape == (9, 33)
     first, second, other = rows[:, :11], rows[:, 11:22], rows[:, 22:]
     np.testing.assert_array_equal(second, first + 11)

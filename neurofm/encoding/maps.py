@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from neurofm.data.layout import DatasetInfo
 from neurofm.errors import NeuroFMError
 
+_KINDS = ("*.npy", "*.nii.gz", "*.pscalar.nii", "*.dscalar.nii")
 VOXEL = re.compile(r"voxel-(\d+)-(\d+)-(\d+)")  # as `prepare fmri --mask` names them
 
 
@@ -161,13 +162,16 @@ def write(
     columns: Mapping[str, Mapping[str, Float[np.ndarray, " V"]]],
     atlas: Volume | Grayordinates | None,
 ) -> None:
-    """Write all scores of all subjects; see the module.
+    """Write all scores of all subjects, in place of earlier maps; see the module.
 
     Args:
       out: folder of the maps.
       columns: of each subject, the scores by name.
     """
     out.mkdir(parents=True, exist_ok=True)
+    for kind in _KINDS:
+        for path in out.glob(kind):
+            path.unlink()
     for who, scores in columns.items():
         for score, values in scores.items():
             name = file_name(f"{who}_{score}")

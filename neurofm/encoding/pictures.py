@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 
 SIGNIFICANT = 0.05  # share of false ones among the regions called significant
 
+LOST = "lost without "  # and a modality: what hiding it takes off a correlation
+
 Columns = Mapping[str, Mapping[str, Float[np.ndarray, " V"]]]  # of each subject
 
 
@@ -36,7 +38,8 @@ def draw(
     """
     _clear(out)
     figure = _figure((10, 3))
-    spread, strip, curve = figure.subplots(1, 3, width_ratios=(1, 2, 1))
+    ratios = (1, 2, 1) if curve_s else (1, 2)
+    spread, middle, *more = figure.subplots(1, len(ratios), width_ratios=ratios)
     r = np.array([one["r"] for one in columns.values()])
     sure = np.array([one["q"] <= SIGNIFICANT for one in columns.values()])
     parts = {f"q ≤ {SIGNIFICANT}": r[sure], "others": r[~sure & np.isfinite(r)]}
@@ -44,23 +47,38 @@ def draw(
     spread.legend(fontsize=7)
     spread.set(xlabel="correlation", ylabel="regions")
     limit = float(np.nanmax(abs(r)))
-    shown = strip.imshow(
-        r, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
-    )
-    strip.set(xlabel="region, in the order of the atlas")
-    strip.set_yticks(range(len(r)), list(columns))
-    figure.colorbar(shown, ax=strip, label="correlation")
-    for name, means in curves.items():
-        curve.plot(curve_s, means, label=name)
-    curve.set(xlabel="one delay alone, s", ylabel="mean correlation")
+    strip(figure, middle, dict(zip(columns, r, strict=True)), limit)
+    middle.set(xlabel="region, in the order of the atlas")
+    for curve in more:
+        for name, means in curves.items():
+            curve.plot(curve_s, means, label=name)
+        curve.set(xlabel="one delay alone, s", ylabel="mean correlation")
+    by_delay = ", and by the delay of the response" if curve_s else ""
     _save(
         figure,
         out / "encoding.png",
         "Correlation of predicted and measured responses on held-out runs: of all "
-        "regions, of each region and subject, and by the delay of the response.",
+        f"regions, of each region and subject{by_delay}.",
     )
     _beside(out / "ceilings.png", columns)
     _parts(out / "partition.png", columns)
+    _lost(out / "modalities.png", columns)
+
+
+def strip(
+    figure: Any, ax: Any, rows: Mapping[str, Float[np.ndarray, " V"]], limit: float
+) -> None:
+    """A line of colours for each row: no anatomy, regions in their order."""
+    shown = ax.imshow(
+        np.stack(list(rows.values())),
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
+        aspect="auto",
+        interpolation="none",
+    )
+    ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    figure.colorbar(shown, ax=ax, label="correlation")
 
 
 _CEILINGS = {
@@ -120,6 +138,28 @@ def _parts(path: Path, columns: Columns) -> None:
     )
 
 
+def _lost(path: Path, columns: Columns) -> None:
+    """What the model loses of each region's score when a modality is hidden from it."""
+    first = next(iter(columns.values()))
+    names = [name for name in first if name.startswith(LOST)]
+    if not names:
+        return
+    means = {
+        name: mean_of_known(np.stack([one[name] for one in columns.values()]), 0)
+        for name in ("r", *names)
+    }
+    figure = _figure((10, 1.2 + 0.4 * len(means)))
+    limit = float(np.nanmax([np.nanmax(abs(x)) for x in means.values()]))
+    strip(figure, ax := figure.subplots(), means, limit)
+    ax.set(xlabel="region, in the order of the atlas")
+    _save(
+        figure,
+        path,
+        "The correlation of each region, and how much of it is lost when a modality is "
+        "hidden from the model; mean over subjects.",
+    )
+
+
 def draw_brains(
     out: Path, columns: Columns, atlas: Volume | Grayordinates | None
 ) -> None:
@@ -141,7 +181,8 @@ def draw_brains(
         )
         return
     known = dict.fromkeys(name for one in columns.values() for name in one)
-    shown = [n for n in known if n in ("r", "cc_norm") or n.startswith("only ")]
+    whole = ("r", "cc_norm")
+    shown = [n for n in known if n in whole or n.startswith(("only ", LOST))]
     for name in shown:
         each = [one[name] for one in columns.values() if name in one]
         mean = mean_of_known(np.stack(each), 0)
@@ -159,7 +200,7 @@ def draw_brains(
 
 def _clear(out: Path) -> None:
     """Take away what an earlier evaluation drew here and this one may not."""
-    for name in ("ceilings.*", "partition.*", "brain_*"):
+    for name in ("ceilings.*", "partition.*", "modalities.*", "brain_*"):
         for path in out.glob(name):
             path.unlink()
 

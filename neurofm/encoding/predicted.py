@@ -1,16 +1,17 @@
 """What a trained model predicts for whole runs, window by window.
 
-Axis letters: N volumes of a run, P outputs.
+Axis letters: N volumes of a run, P outputs, S subjects, M modalities.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from neurofm.config import Data
+from neurofm.contract import BatchSpec
 from neurofm.data import aligned
 from neurofm.data.records import Dataset
 from neurofm.data.select import Use
@@ -18,6 +19,12 @@ from neurofm.data.stimuli import PREFIX, PRESENT
 from neurofm.task import Task, Tree
 
 EVERY, BATCH = 2**31, 16
+
+
+def modalities(spec: BatchSpec) -> list[str]:
+    """Names of the modalities with features, in the order of `features/present`."""
+    names = [n for n in spec.fields if n.startswith(PREFIX) and n != PRESENT]
+    return [name.removeprefix(PREFIX) for name in names]
 
 
 @functools.cache  # one program for all that is asked of a task
@@ -50,9 +57,7 @@ def predicted(
     """
     spec = task.batch_spec("train")
     plan = aligned.held_out(datasets, spec, data, EVERY, use)
-    names = [n.removeprefix(PREFIX) for n in spec.fields if n.startswith(PREFIX)]
-    names.remove(PRESENT.removeprefix(PREFIX))
-
+    names = modalities(spec)
     read, variables = _read(task), jax.device_put(variables)
     out: dict[tuple[int, int], np.ndarray] = {}
     for first in range(0, plan.n_crops or 0, BATCH):
@@ -74,3 +79,15 @@ def predicted(
             run = out.setdefault((crop.dataset, crop.item), whole)
             run[crop.start : crop.stop] = x[slice(*crop.span)]
     return out
+
+
+def drops(
+    correlate: Callable[[str], Float[np.ndarray, "S P"]], modalities: Sequence[str]
+) -> Float[np.ndarray, "M S P"]:
+    """How much lower correlations are when each modality is hidden from the model.
+
+    Args:
+      correlate: name of the hidden modality, or nothing -> correlations by subject.
+    """
+    whole = correlate("")
+    return np.stack([whole - correlate(name) for name in modalities])

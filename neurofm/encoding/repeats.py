@@ -37,6 +37,23 @@ class Repeats(NamedTuple):
     guess: Float[np.ndarray, "T V"]  # the mean of those for each repeat
 
 
+def beside(
+    tested: Sequence[Tested], everyone: Sequence[Run], tr_s: float, floor: float
+) -> tuple[dict[str, Float[np.ndarray, " V"]], Repeats | None]:
+    """What stands beside a subject's scores, by name, and its repeats if there are any.
+
+    Args:
+      everyone: runs of all subjects that are scored.
+      floor: see `ceilings`.
+    """
+    again = own(tested, tr_s)
+    columns = {} if again is None else ceilings(again, floor)
+    mine = [each.run for each in tested]
+    if (others := intersubject_r(mine, everyone, tr_s)) is not None:
+        columns["intersubject_r"] = others
+    return columns, again
+
+
 def own(tested: Sequence[Tested], tr_s: float) -> Repeats | None:
     """A subject's repeats; None where it saw nothing twice.
 

@@ -120,13 +120,13 @@ def runs(
       NeuroFMError: no run has features, a subject is not in the store, or features do
         not fit the volumes.
     """
-    tr_s = _tr_of(brain)
+    tr_s = checked_tr(brain)
     out: list[Run] = []
     early: list[Early] = []
     rows = brain.items.select(
         ["item", "subject", "split", "timeline", "onset", "n_samples"]
     ).to_pylist()
-    _refuse_unknown(brain, subjects, {row["subject"] for row in rows})
+    refuse_unknown(brain, subjects, {row["subject"] for row in rows})
     wanted = [
         (i, row)
         for i, row in enumerate(rows)
@@ -142,7 +142,7 @@ def runs(
             early.append((int((~there).sum()), row, times, there))
         if there.sum() < 2:
             continue
-        Y = _zscored(brain.read(i, 0, row["n_samples"]).T[there])
+        Y = zscored(brain.read(i, 0, row["n_samples"]).T[there])
         out.append(
             Run(
                 row["subject"],
@@ -183,7 +183,7 @@ def at_times(
     there = np.all([inside for _, inside in found], 0)
     X = np.concatenate([x for x, _ in found], 1)
     if there.any():
-        X[there] = np.nan_to_num(_zscored(X[there]))
+        X[there] = np.nan_to_num(zscored(X[there]))
     X[~there] = 0
     return X, there
 
@@ -230,7 +230,8 @@ def at_volumes(
     return x, there
 
 
-def _tr_of(brain: Dataset) -> float:
+def checked_tr(brain: Dataset) -> float:
+    """The repetition time of an fMRI store in seconds, which its rate confirms."""
     if brain.info.kind != "fmri":
         raise NeuroFMError(
             f"{brain.path} holds {brain.info.kind} where fMRI is expected: make it "
@@ -246,9 +247,10 @@ def _tr_of(brain: Dataset) -> float:
     return tr_s
 
 
-def _refuse_unknown(
+def refuse_unknown(
     brain: Dataset, subjects: Collection[str], known: Collection[str]
 ) -> None:
+    """Raise NeuroFMError for one of `subjects` who is not in the store."""
     if unknown := sorted(set(subjects) - set(known)):
         raise NeuroFMError(
             f"{brain.path} has no subject {unknown[0]!r}: "
@@ -299,7 +301,7 @@ def delayed(found: Sequence[Run], delays: Sequence[int]) -> Float32[np.ndarray, 
     return fir(np.concatenate([run.X for run in found]), delays, which)
 
 
-def _zscored(x: Float32[np.ndarray, "T V"]) -> Float32[np.ndarray, "T V"]:
+def zscored(x: Float32[np.ndarray, "T V"]) -> Float32[np.ndarray, "T V"]:
     """Columns of mean 0 and deviation 1; NaN where one has gaps or never changes."""
     x = x - x.mean(0)
     deviation = x.std(0)

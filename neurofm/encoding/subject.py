@@ -98,13 +98,13 @@ def score(name: str, found: Sequence[Run], settings: Settings) -> Scored:
         if len(settings.spaces) in PARTITIONED:
             one |= _partitioned(train, test, settings)
         columns.append(one)
-        rows = _reordered(test, settings, numbers)
+        rows = reordered(test, settings.block, settings.permutations, numbers)
         nulls.append(significance.null_correlations(truth, guess, rows))
         curves.append([_one_delay(train, test, d, fitted) for d in settings.curve])
         tested += _by_run(test, guess)
     means = {n: mean_of_known(np.stack([c[n] for c in columns]), 0) for n in columns[0]}
     means["penalty"] = np.exp(means.pop("log_penalty"))
-    means |= _beside_chance(means["r"], mean_of_known(np.stack(nulls), 0))
+    means |= beside_chance(means["r"], mean_of_known(np.stack(nulls), 0))
     r = np.stack([one["r"] for one in columns])
     return Scored(means, r, np.mean(curves, 0), tested)
 
@@ -175,27 +175,35 @@ def _partitioned(
     return each | {f"only {'+'.join(names)}": x for names, x in found.parts.items()}
 
 
-def _reordered(
-    test: Sequence[Run], settings: Settings, numbers: Mapping[str, int]
+def reordered(
+    test: Sequence[Run], block: int, n: int, numbers: Mapping[str, int]
 ) -> Int[np.ndarray, "N T"]:
-    """Rows of held-out runs, each run's blocks in random orders.
+    """Rows of held-out runs, each run's blocks of volumes in `n` random orders.
 
     Repeats of a stimulus are reordered alike, as their predictions are alike.
     """
     start, parts = 0, []
     for run in test:
-        n, seed = len(run.X), (0, numbers[run.timeline])
-        orders = significance.block_orders(
-            n, settings.block, settings.permutations, seed
-        )
-        parts.append(start + significance.block_rows(n, settings.block, orders))
-        start += n
+        length, seed = len(run.times), (0, numbers[run.timeline])
+        orders = significance.block_orders(length, block, n, seed)
+        parts.append(start + significance.block_rows(length, block, orders))
+        start += length
     return np.concatenate(parts, 1)
 
 
-def _beside_chance(
+def refuse_silent(name: str, r: Float[np.ndarray, "K V"]) -> None:
+    """Raise NeuroFMError where a subject has no region with a score."""
+    if not np.isfinite(r).any():
+        raise NeuroFMError(
+            f"subject {name} has no region that changes in the runs it is tested "
+            "on: check them with `neurofm check`"
+        )
+
+
+def beside_chance(
     r: Float[np.ndarray, " V"], null: Float[np.ndarray, "N V"]
 ) -> dict[str, Float[np.ndarray, " V"]]:
+    """`chance`, `p` and `q` of `Scored`, from correlations of reordered predictions."""
     p = significance.p_values(r, null)
     q = significance.false_discovery_q(p)
     return {"chance": mean_of_known(null, 0), "p": p, "q": q}

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from neurofm import stores
 from neurofm.data.brains import tr_of
 from neurofm.data.records import Dataset, open_dataset
-from neurofm.encoding import maps, pictures, repeats, stimulus, submission
-from neurofm.encoding.pictures import SIGNIFICANT, Columns
+from neurofm.encoding import maps, repeats, results, stimulus, submission
+from neurofm.encoding.pictures import Columns
 from neurofm.encoding.repeats import Repeats
 from neurofm.encoding.scores import mean_of_known
 from neurofm.encoding.stimulus import Run
@@ -29,10 +27,10 @@ from neurofm.encoding.subject import (
     PENALTY_KINDS,
     Scored,
     Settings,
+    refuse_silent,
     score,
 )
 from neurofm.errors import NeuroFMError
-from neurofm.eval.stats import interval
 from neurofm.registry import suggest
 
 _log = logging.getLogger(__name__)
@@ -44,8 +42,6 @@ CURVE_S = tuple(np.arange(0.0, 13.0, 1.0))
 FLOOR = 0.25
 PERMUTATIONS = 1000
 BLOCK_S = 20.0
-CEILINGS = ("explainable_variance", "split_half_r", "cc_max", "cc_abs", "cc_norm")
-CEILINGS += ("intersubject_r",)
 
 
 def evaluate(
@@ -83,6 +79,7 @@ def evaluate(
       subjects; `chance`, that of predictions in stretches of another order;
       `ceilings`, where a stimulus was seen again: each estimate by its own name, its
       mean over the regions where it is defined. `undefined`: in how many it is not.
+      `intersubject_among`: the subjects whose runs `intersubject_r` compares.
       `significance`: share of regions with a `q` of at most 0.05. `partition`: of two
       or three features, R² of each set of them and what it alone explains.
 
@@ -101,46 +98,21 @@ def evaluate(
         spaces=_names(given),
         penalty=penalty,
         permutations=permutations,
-        block=_block(tr_s, found),
+        block=block(tr_s, found),
     )
     scored, seen_again = _scored(found, settings, tr_s, floor)
     unseen = submission.predict(wanted, spaces, found, settings, tr_s)
-    columns = {name: one.columns for name, one in scored.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    _write_targets(out / "targets.parquet", columns, brain)
-    curves = {name: one.curve for name, one in scored.items()}
-    pictures.draw(out / "figures", columns, curves, [d * tr_s for d in settings.curve])
-    pictures.draw_brains(out / "figures", columns, places)
-    maps.write(out / "maps", columns, places)
+    results.write(out, scored, brain, places, [d * tr_s for d in settings.curve])
     if unseen:
         submission.write(out / "submission.npy", unseen)
-    ceilings, undefined = _ceilings(columns)
     return {
         "metric": "correlation",
         "over": "subjects",
         "delays_s": [d * tr_s for d in settings.delays],
         "penalty": penalty,
         "left_out": _left_out(brain, subjects, found, scored),
-        "repeats": {
-            name: {"n": len(again.responses), "volumes": len(again.guess)}
-            for name, again in seen_again.items()
-        },
-        "undefined": undefined,
-        "significance": {
-            "permutations": permutations,
-            "block_s": settings.block * tr_s,
-            **_significant(columns),
-        },
-        **_partition(columns),
-        "scores": {
-            "model": _entry(scored),
-            "chance": _chance(columns),
-            **({"ceilings": ceilings} if ceilings else {}),
-            "by subject": {
-                name: {"mean": float(mean_of_known(one.r)), "std": _spread(one)}
-                for name, one in scored.items()
-            },
-        },
+        **results.told(scored, seen_again, permutations, settings.block * tr_s),
+        **_partition({name: one.columns for name, one in scored.items()}),
     }
 
 
@@ -158,17 +130,11 @@ def _scored(
         _log.info("fitting subject %s", name)
         mine = [run for run in found if run.subject == name]
         one = score(name, mine, settings)
-        if not np.isfinite(one.r).any():
-            raise NeuroFMError(
-                f"subject {name} has no region that changes in the runs it is tested "
-                "on: check them with `neurofm check`"
-            )
-        if (again := repeats.own(one.tested, tr_s)) is not None:
+        refuse_silent(name, one.r)
+        own, again = repeats.beside(one.tested, found, tr_s, floor)
+        one.columns.update(own)
+        if again is not None:
             seen_again[name] = again
-            one.columns.update(repeats.ceilings(again, floor))
-        tested = [each.run for each in one.tested]
-        if (others := repeats.intersubject_r(tested, found, tr_s)) is not None:
-            one.columns["intersubject_r"] = others
         scored[name] = one
     return scored, seen_again
 
@@ -212,9 +178,9 @@ def _names(given: Sequence[stores.Place]) -> tuple[str, ...]:
     raise NeuroFMError("the same features were given twice: name each once")
 
 
-def _block(tr_s: float, found: Sequence[Run]) -> int:
+def block(tr_s: float, found: Sequence[Run]) -> int:
     """Volumes of a block: those of 20 s, but four blocks at least in every run."""
-    shortest = min(len(run.X) for run in found)
+    shortest = min(len(run.times) for run in found)
     return max(1, min(round(BLOCK_S / tr_s), shortest // 4))
 
 
@@ -226,36 +192,11 @@ def _left_out(
 ) -> dict[str, int]:
     names = brain.items["subject"].to_pylist()
     n_asked = sum(not subjects or name in subjects for name in names)
-    masked = [np.isnan(one.columns["r"]).sum() for one in scored.values()]
     return {
         "runs": n_asked - len(found),
         "volumes": sum(run.n_left_out for run in found),
-        "regions": int(sum(masked)),
+        "regions": results.masked(scored),
     }
-
-
-def _ceilings(columns: Columns) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """Means over regions, then over subjects; regions with a score but no estimate."""
-    means, undefined = {}, {}
-    for name in CEILINGS:
-        have = [one for one in columns.values() if name in one]
-        each = np.array([mean_of_known(one[name]) for one in have])
-        if np.isfinite(each).any():
-            means[name] = {"mean": float(mean_of_known(each))}
-        if have:
-            missing = [np.isnan(one[name]) & ~np.isnan(one["r"]) for one in have]
-            undefined[name] = int(np.sum(missing))
-    return means, undefined
-
-
-def _significant(columns: Columns) -> dict[str, Any]:
-    """Share of significant regions among those that have a score."""
-    each = {}
-    for name, one in columns.items():
-        n_known = int(np.isfinite(one["q"]).sum())
-        each[name] = int((one["q"] <= SIGNIFICANT).sum()) / max(n_known, 1)
-        _log.info("subject %s: %.1f %% significant", name, 100 * each[name])
-    return {"share": float(np.mean(list(each.values()))), "by subject": each}
 
 
 def _partition(columns: Columns) -> dict[str, Any]:
@@ -268,40 +209,3 @@ def _partition(columns: Columns) -> dict[str, Any]:
             means = [mean_of_known(one[name]) for one in columns.values()]
             found[kind][spaces] = float(mean_of_known(np.array(means)))
     return {"partition": found} if found["r2"] else {}
-
-
-def _chance(columns: Columns) -> dict[str, float]:
-    each = np.array([mean_of_known(one["chance"]) for one in columns.values()])
-    return {"mean": float(each.mean()), "std": float(each.std())}
-
-
-def _entry(scored: Mapping[str, Scored]) -> dict[str, Any]:
-    means = np.array([mean_of_known(one.r) for one in scored.values()])
-    n = sum(len(each.guess) for one in scored.values() for each in one.tested)
-    if len(means) == 1:
-        (one,) = scored.values()
-        return {"mean": float(means[0]), "std": _spread(one), "n": n}
-    found = interval(means, np.ones(len(means)), np.array(list(scored)))
-    return {
-        "mean": found.value,
-        "std": float(means.std()),
-        "low": found.low,
-        "high": found.high,
-        "n": n,
-    }
-
-
-def _spread(one: Scored) -> float:
-    return float(np.nanstd(mean_of_known(one.r, 1)))
-
-
-def _write_targets(path: Path, columns: Columns, brain: Dataset) -> None:
-    """A row a subject and region; a score that a subject lacks is empty."""
-    regions = list(brain.info.ch_names)
-    tables = [
-        pa.table({"subject": [name] * len(regions), "region": regions, **mine})
-        for name, mine in columns.items()
-    ]
-    draft = path.with_name(path.name + ".partial")
-    pq.write_table(pa.concat_tables(tables, promote_options="default"), draft)
-    draft.replace(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from neurofm.encoding.pictures import strip
 from neurofm.report.spectrogram import save_png
 from neurofm.simulate.film import MODALITIES
 from neurofm.simulate.film_brains import KINDS, Brains
@@ -73,24 +74,17 @@ def _strip(folder: Path, means, brains: Brains, kinds, drops) -> None:
 
     rank = [kinds.index(kind) for kind in brains.kind]
     order = np.lexsort((brains.ceiling, brains.modality, rank))
-    rows = [*means.values(), *drops]
-    names = [*means, *(f"model, less without {name}" for name in MODALITIES)]
+    lost = {
+        f"model, lost without {name}": x
+        for name, x in zip(MODALITIES, drops, strict=True)
+    }
     figure = Figure((10, 3.2), layout="constrained")
     ax = figure.subplots()
-    shown = ax.imshow(
-        np.stack(rows)[:, order],
-        cmap="RdBu_r",
-        vmin=-0.8,
-        vmax=0.8,
-        aspect="auto",
-        interpolation="none",
-    )
-    ax.set_yticks(range(len(names)), names, fontsize=8)
+    strip(figure, ax, {k: x[order] for k, x in {**means, **lost}.items()}, 0.8)
     edges = np.searchsorted(np.sort(rank), range(len(kinds) + 1))
     ax.set_xticks((edges[1:] + edges[:-1]) / 2 - 0.5, kinds, fontsize=8)
     for edge in edges[1:-1]:
         ax.axvline(edge - 0.5, color="black", lw=1)
-    figure.colorbar(shown, ax=ax, label="correlation")
     told = (
         "Every parcel, by kind, then by the modality that it follows, then by ceiling: "
         "correlations, and how much the model's falls when a modality is hidden."

@@ -21,7 +21,7 @@ from neurofm import config, files
 from neurofm.config import Experiment
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.encoding import ceiling
-from neurofm.encoding.predicted import predicted
+from neurofm.encoding.predicted import drops, predicted
 from neurofm.eval.stats import interval
 from neurofm.eval.untrained import untrained
 from neurofm.model import Model, load
@@ -108,8 +108,11 @@ def score(
     found["ceiling"] = np.broadcast_to(np.sqrt(brains.ceiling), found["model"].shape)
     told = repeated(test)
     found["ceiling from repeats"] = np.sqrt(np.maximum(told, 0))
-    drops = ablated(model, exp, test, found["model"])
-    film_figures.draw(workdir / "figures", found, brains, drops)
+    lost = drops(
+        lambda hidden: correlations(predictions(model, exp, test, hidden), test),
+        MODALITIES,
+    )
+    film_figures.draw(workdir / "figures", found, brains, lost)
     names = store.items["subject"].unique().to_pylist()
     return {
         "suite": "encoding",
@@ -117,7 +120,7 @@ def score(
         "metric": "correlation",
         "over": "subjects",
         **tables(found, brains, names, len(test.Y)),
-        "named": named(drops, brains),
+        "named": named(lost, brains),
         "ceilings": ceilings(told, brains),
     }
 
@@ -126,7 +129,9 @@ def predictions(model: Model, exp: Experiment, test: Rows, hidden: str = "") -> 
     """What a model predicts for the test runs, perhaps without a modality."""
     datasets = [open_dataset(path) for path in exp.data.stores]
     variables = model.task.inference(model.variables)
-    found = predicted(model.task, variables, datasets, exp.data, "test", hidden)
+    found = predicted.predicted(
+        model.task, variables, datasets, exp.data, "test", hidden
+    )
     rows = {name: i for i, name in enumerate(datasets[0].items["item"].to_pylist())}
     return np.concatenate([found[0, rows[run.name]] for run in test.runs])
 
@@ -151,18 +156,6 @@ def repeated(test: Rows) -> Float[np.ndarray, "S V"]:
                 [ceiling.explainable_variance(np.stack(x)) for x in own.values()], 0
             )
             for own in kept.values()
-        ]
-    )
-
-
-def ablated(
-    model: Model, exp: Experiment, test: Rows, whole: Float[np.ndarray, "S V"]
-) -> Float[np.ndarray, "M S V"]:
-    """How much lower the correlation is when a modality is hidden from the model."""
-    return np.array(
-        [
-            whole - correlations(predictions(model, exp, test, name), test)
-            for name in MODALITIES
         ]
     )
 
