@@ -173,7 +173,7 @@ def split_of(
             span = np.stack([found.start, found.stop], 1)[mine] / dataset.info.sfreq
             names = np.array(found.name, str)[mine]
             parts.append(places(dataset, found.item[mine], span, names))
-    where, fold = joined(parts), Fold(**rows)
+    where, fold = joined(parts), Fold(**rows, name=Fold.name)
     leaks.refuse([fold], where)
     data_hash = "+".join(dataset.hash for dataset in datasets)
     return split_file.content(split_file.How(), data_hash, [fold], where)

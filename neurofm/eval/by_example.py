@@ -116,9 +116,9 @@ def _of_tags(
     counts = resampling.counts(group)
     whole = np.ones((1, len(group)))
     a, b = (precision.mean_over_tags(x, truth, counts) for x in score)
-    value = np.subtract(*(precision.mean_over_tags(x, truth, whole)[0] for x in score))
+    one, other = (precision.mean_over_tags(x, truth, whole)[0] for x in score)
     low, high = np.nanquantile(a - b, [0.025, 0.975])
     sides = [np.nansum(a <= b), np.nansum(a >= b)]
     p = min(1.0, 2 * (1 + min(sides)) / (1 + len(a)))
     n_groups = len(np.unique(group))
-    return Interval(float(value), float(low), float(high), n_groups), float(p)
+    return Interval(float(one - other), float(low), float(high), n_groups), float(p)

@@ -86,7 +86,7 @@ def _refuse_shared(
 ) -> None:
     if len(both):
         way = (
-            "give all of a recording one split, or name the seconds between them, --gap"
+            "give all of a recording one split, or name the seconds between them as gap"
         )
         if kind == "stimulus":
             way = "give all of a stimulus one split"

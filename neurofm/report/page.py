@@ -241,8 +241,10 @@ def score_curves(
         }
         names = {name for s in sources for name in s.scores.get(part, {})}
         keys = {name: name for name in sorted(names)}
-        told = {"title": title, "caption": caption, "along": along}
-        yield Curves(axis="score", keys=keys, **told), rows
+        curves = Curves(
+            title=title, axis="score", keys=keys, caption=caption, along=along
+        )
+        yield curves, rows
 
 
 def _embedded(source: Source) -> Iterator[dict[str, str]]:
