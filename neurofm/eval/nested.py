@@ -76,7 +76,7 @@ def logistic(
     # A weight for either of two classes shares the penalty: half of it for each.
     strength = 2 * c if len(classes) == 2 else c
     model = LogisticRegression(
-        C=strength, solver="newton-cg", tol=1e-10, max_iter=1000
+        C=strength, solver="newton-cholesky", tol=1e-10, max_iter=1000
     ).fit(z, y)
     weights, bias = model.coef_.T, model.intercept_
     if len(classes) == 2:
