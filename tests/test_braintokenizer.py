@@ -350,4 +350,7 @@ def test_the_published_sizes_hold_what_the_paper_says():
 
 def test_every_parameter_has_a_place_on_a_mesh_whatever_is_decoded():
     mesh = make(Mesh(), jax.devices())
-    param_shardings(fresh(BOTH)["params"], mesh, BOTH.rules())
+    params = fresh(BOTH)["params"]
+    param_shardings(params, mesh, BOTH.rules())
+    below = {"frozen": {"task": {"frozen": {"tokenizer": {"params": params}}}}}
+    param_shardings(below, mesh, BOTH.rules())  # of a model that leans on it

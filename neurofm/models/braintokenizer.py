@@ -607,7 +607,7 @@ class BrainTokenizer(Task):
             (r"lstm/(input|state)_\d+$", ("embed", "mlp")),
             (r"(gain|bias_(input|state)_\d+|sources|type_embedding)$", ()),
             (r"sensors/(pos|mlp)_(in|out)/kernel$", (None, "embed")),
-            (r"^spectrum/kernel$", ("embed", None)),
+            (r"(^|/)spectrum/kernel$", ("embed", None)),
             (r"(to|from)_sources/(key|value)/kernel$", ("embed", "heads", "kv")),
             (r"(to|from)_sources/out/kernel$", ("heads", "kv", "embed")),
             (r"(^|/)(quantizer|codebooks)/", ()),
