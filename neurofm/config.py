@@ -25,6 +25,34 @@ from neurofm.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
+class Responses:
+    """Of which brains the responses to the recordings are learnt, see `data.responses`.
+
+    Attributes:
+      path: fMRI whose runs have the timelines of the recordings.
+      subjects: whose; by default everyone's, all by one head.
+      trim: volumes left out at the start and at the end of every run.
+      control: what training is given in place of them, to tell what is learnt of brains
+        alone: nothing else (`none`), the volumes of each run in another order
+        (`volumes`), or stretches of `block` volumes in another order (`blocks`).
+      block: volumes of a stretch.
+    """
+
+    path: str = ""
+    subjects: tuple[str, ...] = ()
+    trim: tuple[int, int] = (0, 0)
+    control: Literal["none", "volumes", "blocks"] = "none"
+    block: int = 10
+
+    def __post_init__(self):
+        if min(self.trim) < 0 or self.block < 1:
+            raise NeuroFMError(
+                f"data.responses.trim is {self.trim} and data.responses.block "
+                f"{self.block}: give 0 or more, and 1 or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Which records are trained on, and how crops are cut from them.
 
@@ -34,6 +62,7 @@ class Data:
         brains that follow them.
       target: column of the recordings, or of their events, whose values are the classes
         to fine-tune on.
+      responses: of brains to the recordings, which are fine-tuned on instead.
       around: of an event, the seconds before and after its onset that make an example,
         such as (-0.1, 0.8); by default the event itself.
       noise, rooms: datasets of noises and of rooms' impulse responses, of which a task
@@ -60,6 +89,7 @@ class Data:
     path: str | tuple[str, ...] = ""
     features: str | tuple[str, ...] = ()
     target: str = ""
+    responses: Responses = field(default_factory=Responses)
     around: tuple[float, float] | None = None
     split: str = ""
     groups: str = ""
@@ -101,9 +131,11 @@ class Data:
 
     @property
     def stores(self) -> tuple[str, ...]:
-        """Those, and then all folders of features."""
+        """Those, and then all folders of features and of responses."""
         features = self.features
-        return self.paths + ((features,) if isinstance(features, str) else features)
+        features = (features,) if isinstance(features, str) else features
+        brains = (self.responses.path,) if self.responses.path else ()
+        return self.paths + features + brains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +272,7 @@ PLACEMENT = (
     "data.path",
     "data.features",
     "data.split",  # a run knows it by its hash, data.sides
+    "data.responses.path",
     "data.noise",
     "data.rooms",
     "data.workers",

@@ -1,25 +1,25 @@
 """`neurofm finetune`: a trained model, a head and labels, in the loop of pretraining.
 
-What is told (classes, tags, numbers) and the number of steps come from the data, the
-model from `--from`. Of the checkpoints the best by validation is scored on the test
-split.
+What is told (classes, tags, numbers, symbols, regions) and the number of steps come
+from the data, the model from `--from`. Of the checkpoints the best by validation is
+scored on the test split.
 """
 
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from neurofm import config, files, stores
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Data, Experiment
-from neurofm.data import labelled, loader
+from neurofm.data import label_values, labelled, loader
 from neurofm.data.candidates import candidates
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.sides import sides
@@ -29,6 +29,7 @@ from neurofm.eval.places import joined, places
 from neurofm.eval.splits import Fold
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
+from neurofm.objectives import sequences
 from neurofm.report import page as report
 from neurofm.run import frozen
 from neurofm.run.metrics import read_rows
@@ -70,11 +71,21 @@ def finetune(
         init = replace(exp.init, path=str(model))
         exp = replace(exp, task=task, init=init).resolved()
         return Finetuned(pretrain(exp, workdir, show, profile), {})
-    if not exp.data.path or not exp.data.target:
-        missing = "data.path" if not exp.data.path else "data.target"
+    brains = exp.task.answer == "responses"
+    named = exp.data.responses.path if brains else exp.data.target
+    if not exp.data.path or not named:
+        missing = "data.responses.path" if brains else "data.target"
+        what = "the column of its classes as data.target=COLUMN"
+        if brains:
+            what = "the fMRI as data.responses.path=DIR"
         raise NeuroFMError(
-            f"{missing} is empty: give a prepared dataset as data.path=DIR and the "
-            "column of its classes as data.target=COLUMN"
+            f"{missing if exp.data.path else 'data.path'} is empty: give a prepared "
+            f"dataset as data.path=DIR and {what}"
+        )
+    if exp.data.target and exp.data.responses.path:
+        raise NeuroFMError(
+            "data.target and data.responses.path are both given: leave out the one "
+            f"that task.answer={exp.task.answer} does not learn"
         )
     exp, split = resolved(exp, model)
     outcome = pretrain(exp, workdir, show, profile)
@@ -100,16 +111,22 @@ def resolved(
     init = replace(exp.init, frozen={"task": str(model)})
     exp, _ = frozen.lean(replace(exp, init=init))
     task: Any = exp.task
-    datasets = [open_dataset(path) for path in exp.data.paths]
+    datasets = [open_dataset(path) for path in exp.data.stores]
     spec = exp.task.batch_spec("train")
     found = labelled.find(datasets, spec, exp.data, "train")
     held_out = _held_out(exp, datasets)
-    split = split_of(exp, datasets, {"train": found, **held_out})
+    parts = {"train": found, **held_out}
+    split = split_of(exp, datasets, parts)
     if exp.data.split:
         exp = replace(exp, data=replace(exp.data, sides=split["sha256"]))
-    exp = replace(exp, task=_told(task, found, exp.data))
+    exp = replace(exp, task=_told(task, [*parts.values()], exp.data, datasets))
+    if (exp.eval.metric or exp.eval.patience) and not len(held_out["valid"]):
+        log.warning(
+            "there are no examples in the split valid, so no epoch is chosen and the "
+            "run goes to its end"
+        )
     for examples in held_out.values():  # one that cannot be scored is told now
-        labelled.labels(examples, exp.task.batch_spec("train"))
+        label_values.labels(examples, exp.task.batch_spec("train"))
     if exp.train.epochs:
         epoch = len(found) / exp.train.batch_size
         steps, every = math.ceil(exp.train.epochs * epoch), max(1, round(epoch))
@@ -118,10 +135,29 @@ def resolved(
     return exp.resolved(), split
 
 
-def _told(task: Finetune, found: labelled.Labelled, data: Data) -> Finetune:
-    """The task with what follows from the training examples."""
-    task = replace(task, classes=labelled.names(found, data, task.answer))
-    made = labelled.labels(found, task.batch_spec("train"))
+def _told(
+    task: Finetune,
+    parts: Sequence[labelled.Labelled],
+    data: Data,
+    datasets: Sequence[Dataset],
+) -> Finetune:
+    """The task with what follows from the training examples, which are the first."""
+    found = parts[0]
+    if task.answer == "responses":
+        if not len(found):
+            told = ", ".join(f"{k} {n}" for k, n in found.counts[0].items())
+            raise NeuroFMError(
+                f"there is no volume of fMRI to train on ({told}): check the splits of "
+                "the runs and data.responses"
+            )
+        return replace(task, classes=datasets[-1].info.ch_names)
+    names = label_values.names(found, data, task.answer, task.symbols)
+    task = replace(task, classes=names)
+    if task.answer == "sequence":
+        each = [label for part in parts for label in part.label]
+        told = [label_values.words(x, task.answer, task.symbols) for x in each]
+        return replace(task, length=max(map(len, told)))
+    made = label_values.labels(found, task.batch_spec("train"))
     if task.answer == "numbers":
         n = np.isfinite(made).sum(0)
         if (n < 2).any() or (np.nanstd(made, 0) == 0).any():
@@ -199,26 +235,27 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
     """
     task: Any = exp.task
     model = load(workdir / "checkpoints" / str(step))
-    datasets = [open_dataset(path) for path in exp.data.paths]
+    datasets = [open_dataset(path) for path in exp.data.stores]
     tested = _held_out(exp, datasets)
     split = "test" if len(tested["test"]) else "valid"
     examples = tested[split]
     if not len(examples):
         log.warning("there are no test examples, so nothing is scored")
         return {}
-    made = predict(model, exp, datasets, split, len(examples))
-    truth = labelled.labels(examples, task.batch_spec("train"))
+    made = told_of(model, exp, datasets, split, len(examples))
+    truth = label_values.labels(examples, task.batch_spec("train"))
     recording = examples.item + 10**9 * examples.dataset
     answered = answers.score(
         task.answer, made, truth, recording, task.classes, task.centre
     )
-    each = by_example.table(
-        np.full(len(made), exp.data.fold or Fold.name),
-        np.array(examples.name),
-        recording,
-        *answers.of_each(task.answer, made, truth),
-    )
-    by_example.write(workdir / by_example.NAME, each)
+    if task.answer != "responses":
+        each = by_example.table(
+            np.full(len(made), exp.data.fold or Fold.name),
+            np.array(examples.name),
+            recording,
+            *answers.of_each(task.answer, made, truth),
+        )
+        by_example.write(workdir / by_example.NAME, each)
     return {
         "suite": "finetune",
         "target": exp.data.target,
@@ -230,27 +267,67 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
     }
 
 
+def told_of(
+    model: Model, exp: Experiment, datasets: list[Dataset], split: Any, n_examples: int
+) -> Shaped[np.ndarray, "n _"]:
+    """What the model tells of every example: its prediction, or its sequence.
+
+    A sequence is that of the plain decoding, -1 behind its end.
+    """
+    if exp.task.answer != "sequence":  # pyright: ignore[reportAttributeAccessIssue]
+        return predict(model, exp, datasets, split, n_examples)
+    task: Any = model.task
+    out = np.zeros((n_examples, 0), np.int32)
+
+    def read(variables, batch):
+        reading = task.read(variables, batch, "prediction")
+        best = reading.values["prediction"].argmax(-1)
+        return sequences.emitted(best, reading.mask)
+
+    for crops, valid, (symbols, kept) in _read(model, exp, datasets, split, read):
+        if not out.size:
+            out = np.full((n_examples, symbols.shape[1]), -1, np.int32)
+        for row in np.flatnonzero(valid):
+            mine = symbols[row, kept[row]]
+            out[crops[row], : len(mine)] = mine
+    return out
+
+
 def predict(
     model: Model, exp: Experiment, datasets: list[Dataset], split: Any, n_examples: int
 ) -> Float[np.ndarray, "n K"]:
     """The mean prediction of every example of a split, in its order."""
     task: Any = model.task
-    spec, size = task.batch_spec("train"), exp.train.batch_size
-    plan = labelled.held_out(datasets, spec, exp.data, None, size, split)
-    read = jax.jit(
-        lambda v, b: task.read(v, b, "prediction").values["prediction"][:, 0]
-    )
     total = np.zeros((n_examples, len(task.classes)))
     windows = np.zeros(n_examples)
+
+    def read(variables, batch):
+        return task.read(variables, batch, "prediction").values["prediction"][:, 0]
+
+    for example, valid, made in _read(model, exp, datasets, split, read):
+        np.add.at(total, example[valid], made[valid].astype(np.float64))
+        np.add.at(windows, example[valid], 1)
+    return total / windows[:, None]
+
+
+def _read(
+    model: Model,
+    exp: Experiment,
+    datasets: list[Dataset],
+    split: Any,
+    read: Callable[[Any, Any], Any],
+) -> Iterator[tuple[Int[np.ndarray, " b"], Bool[np.ndarray, " b"], Any]]:
+    """Which example each row of a batch is of, whether it is one, and what is read."""
+    spec, size = exp.task.batch_spec("train"), exp.train.batch_size
+    plan = labelled.held_out(datasets, spec, exp.data, None, size, split)
+    step = jax.jit(read)
     batches = loader.batches(plan, spec, size, np.arange(size), 0, exp.data.workers)
     for batch in batches:
         inputs = {k: v for k, v in batch.items() if k not in ("label", "redraws")}
-        made = np.asarray(read(model.inference, inputs), np.float64)
-        for row, number in enumerate(batch["index"]):
-            crop = plan.crop(int(number))
-            total[crop.example] += made[row] * crop.valid
-            windows[crop.example] += crop.valid
-    return total / windows[:, None]
+        crops = [plan.crop(int(number)) for number in batch["index"]]
+        example = np.array([crop.example for crop in crops])
+        valid = np.array([crop.valid for crop in crops])
+        yield example, valid, jax.device_get(step(model.inference, inputs))
 
 
 def below_head(model: Model) -> Model:

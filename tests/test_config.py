@@ -373,7 +373,7 @@ def test_a_shipped_config_makes_a_step_given_only_its_data(name):
     moved, metrics, sums = jax.eval_shape(step, state, frozen, batch)
     assert moved == state
     assert {"train/loss", "optim/lr", "optim/grad_norm"} <= metrics.keys()
-    watched = {"finetune": "accuracy", "tribe": "pearson_pooled"}
+    watched = {"finetune": exp.eval.metric, "tribe": "pearson_pooled"}
     assert watched.get(task.name, "item_var") in jax.eval_shape(task.summary, sums)
 
 

@@ -16,6 +16,7 @@ from neurofm.models.finetune import Finetune
 from neurofm.nn import adapt
 from neurofm.optim import Group, Optim
 from neurofm.parallel.sharding import param_shardings
+from neurofm.signals import augment as augmenting
 from neurofm.signals.augment import Augment
 from neurofm.step import new_state, train_step
 
@@ -276,3 +277,125 @@ def test_tags_and_numbers_are_learnt_too(answer, label):
     told = task.read({**variables, "frozen": frozen}, batch, "prediction")
     fresh = task.centre or (0.0, 0.0)  # a head of zeros says the mean
     np.testing.assert_allclose(told.values["prediction"][:, 0], [fresh] * 6)
+
+
+def test_windows_side_by_side_are_read_as_each_alone():
+    base, frozen = frozen_model()
+    task = Finetune(task=base, classes=TWO, windows=3, pool="windows")
+    size, n = base.window_samples, 2
+    rng = np.random.default_rng(3)
+    wave = rng.standard_normal((n, 1, 3 * size)).astype(np.float32)
+    # The first begins in its second window; the other fills all three.
+    spans = np.array([[size + 40, 3 * size], [0, 3 * size]], np.int32)
+    wave[0, :, : size + 40] = 0
+    batch = {"audio/wave": jnp.asarray(wave), "audio/span": jnp.asarray(spans)}
+    batch |= {"index": jnp.arange(n), "valid": jnp.ones(n, bool)}
+    whole = {**batch, "label": jnp.array([0, 1])}
+    own = jax.jit(task.init)(jax.random.key(0), whole, frozen)
+    assert own["params"]["head"]["kernel"].shape == (3 * base.width, 2)
+    own["params"]["head"]["kernel"] = jnp.asarray(
+        rng.normal(0, 1, (3 * base.width, 2)), jnp.float32
+    )
+    variables = {**own, "frozen": frozen}
+    made = jax.jit(lambda v, b: vars(task.read(v, b, "prediction")))(variables, batch)
+    pooled = np.zeros((n, 3, base.width))
+    read = jax.jit(lambda v, b: vars(base.read(v, b)))
+    for k in range(3):
+        part = wave[..., k * size : (k + 1) * size]
+        inside = np.clip(spans - k * size, 0, size).astype(np.int32)
+        for row in range(n):
+            if inside[row, 1] <= inside[row, 0]:
+                continue
+            one = {
+                "audio/wave": jnp.asarray(part[row : row + 1]),
+                "audio/span": jnp.asarray(inside[row : row + 1]),
+                "index": jnp.arange(1),
+                "valid": jnp.ones(1, bool),
+            }
+            alone = read(frozen["task"], one)
+            mask = np.asarray(alone["mask"][0])
+            pooled[row, k] = np.asarray(alone["values"]["last"][0])[mask].mean(0)
+    wanted = pooled.reshape(n, -1) @ np.asarray(own["params"]["head"]["kernel"])
+    found = made["values"]["prediction"][:, 0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    spec = task.batch_spec("features")
+    assert spec.contract.window_samples == size  # embeddings are of single windows
+    draws = jax.jit(lambda b: task.draw(b, jax.random.key(1), jnp.int32(0), True))(
+        whole
+    )
+    assert {x.shape[0] for x in jax.tree.leaves(draws)} == {n}
+
+
+def test_a_mixture_is_learnt_as_a_mixture_of_labels():
+    base, frozen = frozen_model()
+    task = Finetune(task=base, classes=TWO, augment=Augment(mixup=0.4))
+    batch = labelled_batch(task, 5)
+    batch["audio/span"] = batch["audio/span"].at[1, 0].set(30)
+    batch["valid"] = jnp.arange(5) < 4
+    own = jax.jit(task.init)(jax.random.key(0), batch, frozen)
+    own["params"]["head"]["bias"] = jnp.array([0.3, -0.9])
+    variables = {**own, "frozen": frozen}
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def loss(batch, train):
+        draws = task.draw(batch, jax.random.key(7), jnp.int32(0), train)
+        (term, sums) = task.loss(variables, batch, draws, jnp.int32(0), train)
+        return draws, term["classes"], sums
+
+    draws, (total, weight), _ = loss(batch, True)
+    share = np.asarray(draws["mixup"]["share"])
+    one_hot = np.eye(2)[np.asarray(batch["label"])]
+    other = np.asarray(draws["mixup"]["partner"]["label"])
+    shift = next(
+        k for k in range(1, 5) if np.array_equal(np.roll(one_hot, k, 0), other)
+    )
+    assert (
+        share[:4] < 1
+    ).sum() == 3  # the filler is mixed with nobody, nor its partner
+    assert share[4] == share[(4 + shift) % 5] == 1
+    label = share[:, None] * one_hot + (1 - share)[:, None] * other
+    log_p = np.array([0.3, -0.9]) - np.log(np.exp([0.3, -0.9]).sum())
+    np.testing.assert_allclose(total, -(label[:4] @ log_p).sum(), rtol=1e-5)
+    assert weight == 4
+    made = augmenting.mixed({**batch, "label": jnp.asarray(one_hot)}, draws["mixup"])
+    wave = np.asarray(batch["audio/wave"])
+    of = share[:, None, None]
+    wanted = of * wave + (1 - of) * np.roll(wave, shift, 0)
+    np.testing.assert_allclose(made["audio/wave"], wanted, rtol=1e-5, atol=1e-5)
+    assert made["audio/span"][1, 0] == (0 if share[1] < 1 else 30)
+    assert "mixup" not in loss(batch, False)[0]
+
+
+def test_people_in_unlike_caps_are_not_mixed():
+    rows = jax.tree.map(jnp.asarray, meeg_batch(OMNI, 4))
+    draws = Augment(mixup=0.4).partners(
+        {**rows, "label": jnp.ones(4)}, jax.random.key(2)
+    )
+    same = {name: jnp.broadcast_to(x[:1], x.shape) for name, x in rows.items()}
+    same |= {"index": rows["index"], "label": jnp.ones(4)}
+    alike = partners(same, jax.random.key(2))
+    others = [x for name, x in rows.items() if name not in ("meeg/signal", "index")]
+    shift = next(
+        k
+        for k in range(1, 4)
+        if np.array_equal(
+            np.roll(rows["meeg/signal"], k, 0), draws["partner"]["meeg/signal"]
+        )
+    )
+    unlike = [
+        any(not np.array_equal(x[i], np.roll(x, shift, 0)[i]) for x in others)
+        for i in range(4)
+    ]
+    assert any(unlike)
+    np.testing.assert_array_equal(draws["share"] == 1, unlike)
+    assert (np.asarray(alike["share"]) < 1).all()
+    with pytest.raises(NeuroFMError, match=r"mixup mixes sound, EEG and MEG"):
+        Augment(mixup=0.4).partners({"index": jnp.arange(2)}, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"pool": "attention"}, {"center_tokens": 3}, {"head": "flat"}]
+)
+def test_a_sequence_is_told_by_all_tokens(fields):
+    with pytest.raises(NeuroFMError, match="tells symbols token by token"):
+        Finetune(task=TINY, answer="sequence", **fields)

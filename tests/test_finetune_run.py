@@ -395,3 +395,72 @@ def test_labels_of_another_kind_are_named(tmp_path, base, target, answer, told):
     with pytest.raises(NeuroFMError, match=told):
         finetune(exp, base, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def spelt(path, n=24):
+    """Two or three tones one after the other, spelt by their letters."""
+    rng = np.random.default_rng(0)
+    info = DatasetInfo(
+        kind="audio", sfreq=TINY.sfreq, unit="full_scale", ch_names=("mono",)
+    )
+
+    def made():
+        for i in range(n):
+            word = "".join(rng.choice(list("ab"), 2 + i % 2))
+            size = WINDOW // 3
+            tones = [np.sin(np.arange(size) * (0.3 if c == "a" else 1.1)) for c in word]
+            x = np.concatenate(tones)[None].astype(np.float32)
+            x = np.tile(x, 3 if i == 0 else 1)  # one that no window holds
+            x += rng.normal(0, 0.1, x.shape).astype(np.float32)
+            own = {"split": SPLITS[i % 4], "word": word, "spaced": " ".join(word)}
+            yield Recording(item=f"r{i:02d}", samples=0.1 * x, meta=own)
+
+    write_dataset(path, info, made())
+
+
+@pytest.mark.parametrize(
+    ("symbols", "target"), [("characters", "word"), ("words", "spaced")]
+)
+def test_sequences_come_from_the_data_and_are_scored_by_edits(
+    tmp_path, base, symbols, target
+):
+    spelt(tmp_path / "d")
+    task = {"answer": "sequence", "symbols": symbols}
+    exp = run(tmp_path / "d", task=task, train={"epochs": 2.0})
+    exp = config.override(exp, (f"data.target={target}", "eval.metric=symbol_accuracy"))
+    done = finetune(exp, base, tmp_path / "run")
+    assert done.scores["metric"] == "error_rate"
+    assert 0 <= done.scores["scores"]["model"]["mean"] <= 2
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())["task"]
+    assert (saved["classes"], saved["length"]) == (["a", "b"], 3)
+    counts = labelled.find(
+        [open_dataset(tmp_path / "d")],
+        Finetune(task=TINY, answer="sequence", classes=("a", "b")).batch_spec(),
+        exp.data,
+        "train",
+    ).counts[0]
+    assert counts["too_long"] == 1
+    assert done.scores["symbols"] == sum(2 + i % 2 for i in range(3, 24, 4))
+
+
+def test_without_a_split_to_choose_by_the_run_says_so(tmp_path, base, caplog):
+    rng = np.random.default_rng(0)
+    info = DatasetInfo(
+        kind="audio", sfreq=TINY.sfreq, unit="full_scale", ch_names=("mono",)
+    )
+    write_dataset(
+        tmp_path / "d",
+        info,
+        [
+            Recording(
+                item=f"r{i}",
+                samples=0.1 * rng.standard_normal((1, WINDOW)).astype(np.float32),
+                meta={"split": "train" if i < 4 else "test", "pitch": "ab"[i % 2]},
+            )
+            for i in range(6)
+        ],
+    )
+    exp = run(tmp_path / "d", train={"epochs": 1.0}, patience=1)
+    done = finetune(exp, base, tmp_path / "run")
+    assert "no examples in the split valid" in caplog.text
+    assert done.scores["split"] == "test"

@@ -66,7 +66,8 @@ def test_rare_classes_weigh_what_they_are_given():
     logits = np.array([[1.0, -2, 0], [0, 1, 3], [2, 0, 1], [0, 0, 0]], np.float32)
     label, weight = np.array([0, 2, 1, 1]), np.array([0.5, 2.0, 1.0], np.float32)
     valid = np.array([True, True, True, False])
-    (total, n), _ = answers.classes(*on_device(logits, label, valid, weight))
+    of = np.eye(3, dtype=np.float32)[label]
+    (total, n), _ = answers.classes(*on_device(logits, of, valid, weight))
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     each = [-weight[k] * log_p[i, k] for i, k in enumerate(label[:3])]
     np.testing.assert_allclose(total, sum(each), rtol=1e-5)

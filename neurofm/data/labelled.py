@@ -1,11 +1,12 @@
 """Labelled examples: recordings, or events in them, each a row with its label.
 
 What is an example is told by `data.target`, a column of the recordings or of their
-events: of classes; of tags, those of an example separated by commas; or of numbers,
-where several columns may be named, separated by commas. Rows are filled as those of
-their kind are, with the label beside.
+events: of classes; of tags, those of an example separated by commas; of numbers,
+where several columns may be named, separated by commas; or of sequences of symbols.
+Where `data.responses` are learnt, volumes of fMRI are the examples, see `following`.
+Rows are filled as those of their kind are, with the label beside.
 
-Axes: n examples, K tags or numbers.
+Axes: n examples, K tags, numbers or regions, S symbols of a sequence at most.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from neurofm.contract import BatchSpec
-from neurofm.data import audio, ieeg, meeg, parcels
+from neurofm.data import audio, following, ieeg, meeg, parcels
 from neurofm.data.candidates import Candidate, candidates
 from neurofm.data.crops import Crop
 from neurofm.data.draws import below, draws_of_rows, permutation, stream_key
+from neurofm.data.label_values import answer_of, labels
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan, mixture
-from neurofm.data.select import Use, check_contract, reasons_against
+from neurofm.data.select import Use, check_contract, chosen, reasons_against
 from neurofm.data.sides import sides
 from neurofm.errors import NeuroFMError
 
 if TYPE_CHECKING:
     from neurofm.config import Data
-    from neurofm.objectives.answers import Answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,11 @@ class Labelled:
     Attributes:
       dataset: of each, its position in `data.path`.
       item: its recording.
-      start, stop: its samples.
+      start, stop: its samples; a start below 0 is silence.
       name: see `neurofm.eval.places`.
       label: what its columns hold, as written.
       counts: for each dataset, examples used and left out, by reason.
+      vectors: responses of each, instead of labels.
     """
 
     dataset: Int[np.ndarray, " n"]
@@ -55,6 +57,7 @@ class Labelled:
     name: tuple[str, ...]
     label: tuple[tuple[Any, ...], ...]
     counts: tuple[dict[str, int], ...]
+    vectors: Float[np.ndarray, "n K"] | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -83,6 +86,8 @@ def find(
             f"data.split parts the examples of one dataset, and {len(datasets)} are "
             "given: give one, or leave it out and take their splits"
         )
+    if answer_of(spec) == "responses":
+        return _following(datasets, spec, data, use, names)
     rows: list[tuple[int, Candidate]] = []
     counts = []
     for number, (dataset, reasons) in enumerate(
@@ -100,9 +105,50 @@ def find(
         counts.append(count)
     numbers = [(d, one.item, one.start, one.stop) for d, one in rows]
     d, item, start, stop = np.array(numbers, int).reshape(-1, 4).T
-    names = tuple(one.name for _, one in rows)
-    labels = tuple(one.label for _, one in rows)
-    return Labelled(d, item, start, stop, names, labels, tuple(counts))
+    own = tuple(one.name for _, one in rows)
+    told = tuple(one.label for _, one in rows)
+    return Labelled(d, item, start, stop, own, told, tuple(counts))
+
+
+def _following(
+    datasets: Sequence[Dataset],
+    spec: BatchSpec,
+    data: Data,
+    use: Use,
+    names: Sequence[str],
+) -> Labelled:
+    """The volumes of fMRI, which is the last store, that follow recordings of sound."""
+    *sounds, brain = datasets
+    if brain.info.kind != "fmri" or spec.contract.kind != "audio":
+        raise NeuroFMError(
+            "responses of brains are learnt from sound: give fMRI, which `neurofm "
+            "prepare fmri` makes, as data.responses.path, and a model of sound"
+        )
+    *reasons, of_runs = reasons_against(datasets, data, use)
+    runs, _ = chosen(of_runs)
+    found = []
+    for sound, against in zip(sounds, reasons, strict=True):
+        check_contract(sound, spec.contract, names)
+        against.pop("no_split", None)  # the fMRI's own split tells
+        items, _ = chosen(against)
+        window = spec.contract.window_samples
+        usable = items, runs
+        found.append(following.find(sound, brain, data.responses, window, usable, use))
+
+    def of_all(name: str) -> np.ndarray:
+        return np.concatenate([getattr(each, name) for each in found])
+
+    number = np.repeat(np.arange(len(sounds)), [len(each.item) for each in found])
+    return Labelled(
+        number,
+        of_all("item"),
+        of_all("start"),
+        of_all("stop"),
+        tuple(of_all("name").tolist()),
+        ((),) * len(number),
+        (*(each.counts for each in found), {"used": int(runs.sum())}),
+        of_all("vector"),
+    )
 
 
 def _of_dataset(
@@ -120,6 +166,9 @@ def _of_dataset(
     free = meeg.free_spans(dataset) if brain else None
     counts = {"used": 0, "other_split": 0, "no_label": 0, "too_short": 0, "bad": 0}
     counts |= {"no_side": 0} if data.split else {}
+    most = float("inf")
+    if answer_of(spec) == "sequence":  # one is told as a whole
+        counts["too_long"], most = 0, spec.contract.window_samples
     out = []
     for one, word in zip(every, side, strict=True):
         item, start, stop = one[:3]
@@ -131,6 +180,8 @@ def _of_dataset(
             counts["no_side"] += 1
         elif stop - start < least:
             counts["too_short"] += 1
+        elif stop - start > most:
+            counts["too_long"] += 1
         elif free and not any(a <= start and stop <= b for a, b in free[item]):
             counts["bad"] += 1
         else:
@@ -139,85 +190,6 @@ def _of_dataset(
     return out, counts
 
 
-def names(examples: Labelled, data: Data, answer: Answer) -> tuple[str, ...]:
-    """Of the classes or tags found, sorted; of numbers, of their columns.
-
-    Raises:
-      NeuroFMError: fewer than two classes, no tag, or no example.
-    """
-    if answer == "numbers" and len(examples):
-        return tuple(name.strip() for name in data.target.split(","))
-    found = sorted({word for label in examples.label for word in words(label, answer)})
-    if len(found) < (2 if answer == "classes" else 1):
-        told = f"only {found[0]!r}" if found else "none at all"
-        counts = ", ".join(
-            f"{k} {sum(c[k] for c in examples.counts)}" for k in examples.counts[0]
-        )
-        what = "two classes" if answer == "classes" else answer
-        raise NeuroFMError(
-            f"there are not {what} to train on, {told} ({counts}): check "
-            "data.target, data.around and the splits"
-        )
-    return tuple(found)
-
-
-def words(label: tuple[Any, ...], answer: Answer) -> list[str]:
-    """The class of an example, or its tags.
-
-    Raises:
-      NeuroFMError: there are several columns.
-    """
-    if len(label) != 1:
-        raise NeuroFMError(
-            f"data.target names {len(label)} columns, but task.answer={answer} takes "
-            "one: name one, or take task.answer=numbers"
-        )
-    if answer == "classes":
-        return [str(label[0])]
-    return [word.strip() for word in str(label[0]).split(",") if word.strip()]
-
-
-def labels(
-    examples: Labelled, spec: BatchSpec
-) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n K"]:
-    """What a batch holds of each example: see `models.finetune.Finetune.batch_spec`.
-
-    Raises:
-      NeuroFMError: a class or tag that is not trained on, or a word for a number.
-    """
-    field = spec.fields["label"]
-    if not field.words:
-        return _as_numbers(examples, field.shape[0])
-    answer: Answer = "tags" if field.shape else "classes"
-    each = [words(label, answer) for label in examples.label]
-    number = {name: i for i, name in enumerate(field.words)}
-    if unknown := sorted({word for own in each for word in own} - set(number)):
-        kind = "tag" if answer == "tags" else "class"
-        raise NeuroFMError(
-            f"the {kind} {unknown[0]!r} is none of those trained on "
-            f"({', '.join(number)}): mend the labels, or leave its examples out"
-        )
-    if answer == "classes":
-        return np.array([number[own[0]] for own in each], np.int32)
-    out = np.zeros((len(each), len(number)), np.float32)
-    for row, own in enumerate(each):
-        out[row, [number[word] for word in own]] = 1
-    return out
-
-
-def _as_numbers(examples: Labelled, k: int) -> Float[np.ndarray, "n K"]:
-    out = np.full((len(examples), k), np.nan, np.float32)
-    for row, label in enumerate(examples.label):
-        for column, value in enumerate(label):
-            if value is None:
-                continue
-            if isinstance(value, str):
-                raise NeuroFMError(
-                    f"data.target holds the word {value!r}, but task.answer=numbers: "
-                    "name a column of numbers, or take task.answer=classes"
-                )
-            out[row, column] = value
-    return out
 
 
 def training(
@@ -318,10 +290,11 @@ def _sizes(
 
 
 def _crop(examples: Labelled, number: int, offset: int, window: int) -> Crop:
-    start = int(examples.start[number]) + offset
-    stop = min(start + window, int(examples.stop[number]))
+    first = int(examples.start[number]) + offset
+    start, stop = max(first, 0), min(first + window, int(examples.stop[number]))
     dataset, item = int(examples.dataset[number]), int(examples.item[number])
-    return Crop(dataset, item, start, stop, span=(0, stop - start), example=number)
+    span = (start - first, stop - first)
+    return Crop(dataset, item, start, stop, span=span, example=number)
 
 
 def _plan(
@@ -346,7 +319,8 @@ def _plan(
         fields = frozenset(spec.fields) - {"label"}
         fill = ieeg.filler(datasets, spec)
     else:
-        fields, fill = audio.FIELDS, audio.filler(datasets)
+        sounds = [d for d in datasets if d.info.kind == "audio"]
+        fields, fill = audio.FIELDS, audio.filler(sounds)
 
     def with_label(crops: Sequence[Crop], spec: BatchSpec) -> dict[str, np.ndarray]:
         return {**fill(crops, spec), "label": made[[c.example for c in crops]]}

@@ -2,7 +2,7 @@
 
 Intervals are over recordings, see `neurofm.eval.stats`.
 
-Axes: n examples, K classes, tags or numbers.
+Axes: n examples, K classes, tags, numbers or regions, S and D symbols at most.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from neurofm.objectives.answers import Answer
 
 def score(
     answer: Answer,
-    made: Float[np.ndarray, "n K"],
+    made: Shaped[np.ndarray, "n _"],
     truth: Shaped[np.ndarray, "n *K"],
     groups: Int[np.ndarray, " n"],
     names: Sequence[str],
@@ -33,10 +33,12 @@ def score(
     mean over tags of the average precision, whose chance is how often a tag is there;
     tags that no example or every one has are left out and counted. Numbers: the mean of
     R2 over them; chance is the mean of the training examples; numbers that are the same
-    in all examples that have them are left out and counted.
+    in all examples that have them are left out and counted. Sequences: edits over
+    symbols of the truth; chance is that of telling nothing, 1. Responses: the mean over
+    regions of the correlation over examples; chance is 0.
 
     Args:
-      made: what the model reads as `prediction`.
+      made: what the model reads as `prediction`; its sequences, -1 behind their end.
       truth: what the loader gives as `label`.
       groups: recording of each example.
       names: of the classes, tags or numbers.
@@ -51,13 +53,22 @@ def score(
         return _classes(made, truth, groups, names)
     if answer == "tags":
         return _tags(made, truth, groups, names)
+    if answer == "sequence":
+        return _sequences(made, truth, groups)
+    if answer == "responses":
+        return _responses(made, truth, groups, names)
     return _numbers(made, truth, groups, names, centre)
 
 
 def of_each(
-    answer: Answer, made: Float[np.ndarray, "n K"], truth: Shaped[np.ndarray, "n *K"]
+    answer: Answer, made: Shaped[np.ndarray, "n _"], truth: Shaped[np.ndarray, "n *_"]
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray | None]:
-    """Scores, weights and truth of `neurofm.eval.by_example.table`."""
+    """Scores, weights and truth of `neurofm.eval.by_example.table`.
+
+    Not of responses, whose correlation is of all examples together.
+    """
+    if answer == "sequence":
+        return {"model": _edits(made, truth)}, (truth >= 0).sum(1).astype(float), None
     if answer == "tags":
         return {"model": made}, None, truth.astype(int)
     if answer == "classes":
@@ -160,6 +171,73 @@ def _numbers(made, truth, groups, names, centre) -> dict[str, Any]:
         "by_number": {names[k]: float(x) for k, x in zip(told, each, strict=True)},
         "numbers_left_out": len(names) - len(told),
     }
+
+
+def _sequences(made, truth, groups) -> dict[str, Any]:
+    edits = _edits(made, truth)
+    symbols = (truth >= 0).sum(1).astype(float)
+    found = interval(edits, symbols, groups)
+    n = len(truth)
+    told = {"mean": found.value, "low": found.low, "high": found.high, "std": 0.0}
+    return {
+        "metric": "error_rate",
+        "scores": {
+            "model": {**told, "n": n, "all_right": float((edits == 0).mean())},
+            "chance": {"mean": 1.0, "std": 0.0, "n": n},
+        },
+        "symbols": int(symbols.sum()),
+    }
+
+
+def _edits(
+    made: Int[np.ndarray, "n D"], truth: Int[np.ndarray, "n S"]
+) -> Float[np.ndarray, " n"]:
+    each = zip(made, truth, strict=True)
+    return np.array([distance(a[a >= 0], b[b >= 0]) for a, b in each], float)
+
+
+def distance(made: Int[np.ndarray, " D"], truth: Int[np.ndarray, " S"]) -> int:
+    """Least insertions, deletions and changes that make one sequence the other."""
+    row = list(range(len(truth) + 1))
+    for i, symbol in enumerate(made, start=1):
+        before, row[0] = row[0], i
+        for j, wanted in enumerate(truth, start=1):
+            change = before + int(symbol != wanted)
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, change)
+    return row[-1]
+
+
+def _responses(made, truth, groups, names) -> dict[str, Any]:
+    def correlations(rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, " K"]:
+        x, y = made[rows].astype(float), truth[rows].astype(float)
+        return np.array([_correlation(a, b) for a, b in zip(x.T, y.T, strict=True)])
+
+    def mean(rows: Int[np.ndarray, " m"]) -> float:
+        each = correlations(rows)
+        return float(np.nanmean(each)) if np.isfinite(each).any() else np.nan
+
+    n = len(truth)
+    each = correlations(np.arange(n))
+    told = np.flatnonzero(np.isfinite(each))
+    _refuse_none(told, "region")
+    return {
+        "metric": "correlation",
+        "scores": {
+            "model": {**_resampled(mean, groups), "n": n},
+            "chance": {"mean": 0.0, "std": 0.0, "n": n},
+        },
+        "by_region": {names[k]: float(each[k]) for k in told},
+        "regions_left_out": len(names) - len(told),
+    }
+
+
+def _correlation(x: Float[np.ndarray, " m"], y: Float[np.ndarray, " m"]) -> float:
+    """Over what is known of both; NaN where one never changes."""
+    known = np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 2 or x.std() < 1e-9 or y.std() < 1e-9:
+        return np.nan
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _refuse_none(told: Int[np.ndarray, " k"], what: str) -> None:

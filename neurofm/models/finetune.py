@@ -4,7 +4,8 @@ The model comes frozen, as every model that another leans on. What is trained of
 told by `regime` (`nn.adapt`) and starts where the model is; a checkpoint holds that
 part and the head.
 
-Axes: B items, T tokens, D features, H hidden units, K classes, tags or numbers.
+Axes: B items, T tokens, D features, H hidden units, K classes, tags, numbers, symbols
+or regions, S symbols of a sequence at most.
 """
 
 import re
@@ -19,31 +20,38 @@ from jaxtyping import Array, Bool, Float
 
 from neurofm.contract import BatchSpec, Field
 from neurofm.errors import NeuroFMError
+from neurofm.models import finetune_windows as windowed
+from neurofm.models.finetune_settings import refuse_odd
 from neurofm.nn import adapt
 from neurofm.nn.heads import Head
-from neurofm.objectives import answers
+from neurofm.objectives import answers, sequences
 from neurofm.parallel.mesh import Platform
-from neurofm.signals.augment import Augment
+from neurofm.signals.augment import Augment, mixed
 from neurofm.task import Batch, Reading, Task, Terms, Tree, Want
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Task):
-    """Classes, tags or numbers from the pooled tokens of a task.
+    """Classes, tags, numbers, sequences or responses of a brain from a task's tokens.
 
     Attributes:
       task: what gives the features; a run takes it from the model it loads.
-      answer: what is told of an item: one of the `classes`, any of the `tags`, or
-        `numbers`.
-      classes: names of the K classes, tags or numbers, in order; a run takes them from
-        its data.
+      answer: what is told of an item: one of the `classes`, any of the `tags`,
+        `numbers`; a `sequence` of symbols, told by all tokens, see
+        `objectives.sequences`; or the `responses` of a brain's regions to it.
+      classes: names of the K classes, tags, numbers, symbols or regions, in order; a
+        run takes them from its data.
+      symbols: of a sequence, the `characters` of a label or its `words`.
+      length: S; a run takes it from its data.
       class_weight: how much the items of a class, or the presence of a tag, count;
         `even` alike, `balanced` so that each class counts alike.
       weights: these weights; a run takes them from its data. Empty: all 1.
       centre, spread: mean and deviation of each number over the training examples; a
         run takes them from its data. Empty: 0 and 1.
       layer: of `task.read`, by name; or `mix`, a learned mix of all of them.
-      pool: `mean` over tokens, or `attention`, see `nn.heads`.
+      windows: of the model, side by side, that make an example of sound.
+      pool: `mean` over tokens, `attention`, or `windows`: the mean of each of those, as
+        a finite impulse response has it; see `nn.heads`. A sequence pools nothing.
       center_tokens: how many in the middle of the example are pooled; 0 is all.
       head: `linear`, `mlp` or `flat`, see `nn.heads`.
       hidden: H; 0 is `task.width` of the mlp, and no hidden layer of `flat`.
@@ -65,12 +73,15 @@ class Finetune(Task):
     task: Task
     answer: answers.Answer = "classes"
     classes: tuple[str, ...] = ("no", "yes")
+    symbols: Literal["characters", "words"] = "characters"
+    length: int = 1
     class_weight: Literal["even", "balanced"] = "even"
     weights: tuple[float, ...] = ()
     centre: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
     layer: str = "last"
-    pool: Literal["mean", "attention"] = "mean"
+    windows: int = 1
+    pool: Literal["mean", "attention", "windows"] = "mean"
     center_tokens: int = 0
     head: Literal["linear", "mlp", "flat"] = "linear"
     hidden: int = 0
@@ -85,56 +96,26 @@ class Finetune(Task):
     lora_path: str = r"(qkv|query|key|value|out|mlp_in|mlp_out)/kernel$"
 
     def __post_init__(self):
-        if not 0 <= self.dropout < 1:
-            raise NeuroFMError(
-                f"task.dropout is {self.dropout}: give 0 or more and less than 1"
-            )
-        least = 2 if self.answer == "classes" else 1
-        if len(self.classes) < least:
-            raise NeuroFMError(
-                f"task.classes is {self.classes}: give {least} names or more, or leave "
-                "it to the data"
-            )
-        if self.answer != "classes" and self.label_smoothing:
-            raise NeuroFMError(
-                f"task.label_smoothing is {self.label_smoothing}, but "
-                f"task.answer={self.answer}: classes alone are smoothed"
-            )
-        if self.answer == "numbers" and self.class_weight != "even":
-            raise NeuroFMError(
-                "task.class_weight=balanced weighs classes and tags, but "
-                "task.answer=numbers: leave it out"
-            )
-        if self.head == "flat" and self.pool != "mean":
-            raise NeuroFMError(
-                f"task.pool is {self.pool}, but task.head=flat pools nothing: leave "
-                "task.pool out, or take another head"
-            )
-        for name in ("weights", "centre", "spread"):
-            given = getattr(self, name)
-            if given and len(given) != len(self.classes):
-                raise NeuroFMError(
-                    f"task.{name} has {len(given)} values for {len(self.classes)} "
-                    "task.classes: leave both to the data"
-                )
-        for name in ("last_layers", "lora_rank"):
-            if getattr(self, name) < 1:
-                raise NeuroFMError(
-                    f"task.{name} is {getattr(self, name)}: give 1 or more"
-                )
+        refuse_odd(self)
 
     def batch_spec(self, want: Want = "train") -> BatchSpec:
         """The batch of the task, and for training the label.
 
-        That is the number of a class, or K values: 1 where a tag is there and else 0,
-        or the numbers in the units of the data, NaN where one is not known.
+        That is the number of a class; S numbers of symbols, -1 behind the last; or K
+        values: 1 where a tag is there and else 0, or the numbers or responses in the
+        units of the data, NaN where one is not known.
         """
         own = want in ("train", "prediction")
         spec = self.task.batch_spec("features" if own else want)
+        if own:
+            spec = windowed.widened(spec, self.windows)
         if want != "train":
             return spec
         label = Field(shape=(), axes=(), dtype="int32", words=self.classes)
-        if self.answer != "classes":
+        if self.answer == "sequence":
+            shape, axes = (self.length,), (self.symbols,)
+            label = Field(shape=shape, axes=axes, dtype="int32", words=self.classes)
+        elif self.answer != "classes":
             k = len(self.classes)
             words = self.classes if self.answer == "tags" else ()
             label = Field(shape=(k,), axes=(self.answer,), words=words)
@@ -157,21 +138,40 @@ class Finetune(Task):
         model = frozen["task"]
         key_part, key_head = jax.random.split(key)
         features = {k: v for k, v in batch.items() if k != "label"}
-        values = jax.eval_shape(
-            lambda v, b: self.task.read(v, b).values, model, features
-        )
+        values = jax.eval_shape(lambda v, b: self._read(v, b).values, model, features)
         layers = self._layers(values)
         part = adapt.start(self._how, model["params"], key_part)
         made = self._head(layers[0].shape[-1]).start(
-            key_head, len(layers), layers[0].shape[1:], len(self.classes)
+            key_head, len(layers), layers[0].shape[1:], self._n_outputs
         )
         return {"params": {"task": part, "head": made}, "slow": {}, "buffers": {}}
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.classes) + (self.answer == "sequence")  # and the blank
+
+    def _read(
+        self,
+        model: Tree,
+        batch: Batch,
+        draws: Tree | None = None,
+        train: bool = False,
+    ) -> Reading:
+        """All tokens of every item; with draws, as in training or its evaluation."""
+        rows = windowed.folded(batch, self.windows)
+        if draws is None:
+            reading = self.task.read(model, rows)
+        else:
+            reading = self.task.features(model, rows, draws, train)
+        sfreq = self.task.batch_spec("features").contract.sfreq
+        return windowed.joined(reading, batch, self.windows, sfreq)
 
     def _head(self, width: int) -> Head:
         hidden = 0 if self.head == "linear" else self.hidden
         if self.head == "mlp":
             hidden = hidden or getattr(self.task, "width", width)
-        return Head(self.head, self.pool, self.layer == "mix", hidden)
+        pool = "none" if self.answer == "sequence" else self.pool
+        return Head(self.head, pool, self.layer == "mix", hidden, self.windows)
 
     def _layers(self, values: Mapping[str, Any]) -> list[Any]:
         """What the head is put on: one layer, or all of them in order."""
@@ -193,7 +193,7 @@ class Finetune(Task):
 
     def _outputs(
         self, head: Tree, reading: Reading, kept: Float[Array, "B D"] | None = None
-    ) -> Float[Array, "B K"]:
+    ) -> Float[Array, "B *T K"]:
         """Of the head, in float32; numbers in units of their spread."""
         layers = self._layers(reading.values)
         made = self._head(layers[0].shape[-1])
@@ -213,34 +213,40 @@ class Finetune(Task):
         """The task's own draws, a key of dropout and one of changes per example."""
         features = {k: v for k, v in batch.items() if k != "label"}
         key_task, key_head, key_augment = jax.random.split(key, 3)
-        own = dict(self.task.draw(features, key_task, step, train))
+        rows = windowed.folded(features, self.windows)
+        own = dict(self.task.draw(rows, key_task, step, train))
         keys = jax.vmap(partial(jax.random.fold_in, key_head))(batch["index"])
         draws: Tree = {"dropout": jax.random.key_data(keys)}
         keys = jax.vmap(partial(jax.random.fold_in, key_augment))(batch["index"])
         draws["augment"] = jax.random.key_data(keys)
         if "step" in own:
             draws["step"] = own.pop("step")
-        return {**draws, "task": own}
+        if train and self.augment.mixup:
+            key_mixup = jax.random.fold_in(key_augment, 2**32 - 1)
+            whole = {**batch, "label": self._target(batch["label"])}
+            draws["mixup"] = self.augment.partners(whole, key_mixup)
+        return {**draws, "task": windowed.by_item(own, self.windows)}
+
+    def _target(self, label: Array) -> Array:
+        """The label as it is learnt and mixed: of a class, its one-hot vector."""
+        if self.answer == "classes":
+            return jax.nn.one_hot(label, len(self.classes))
+        if self.answer == "numbers":
+            return (label - self._centre) / self._spread
+        return label
 
     def loss(
         self, variables: Tree, batch: Batch, draws: Tree, step: Array, train: bool
     ) -> tuple[Terms, Tree]:
-        """The error of the answers, see `objectives.answers`."""
+        """The error of the answers, see `objectives.answers` and `.sequences`."""
         del step
+        batch = {**batch, "label": self._target(batch["label"])}
         if train:
+            if "mixup" in draws:
+                batch = {**batch, **mixed(batch, draws["mixup"])}
             batch = {**batch, **self.augment.changed(batch, draws["augment"])}
-        shared = {"step": draws["step"]} if "step" in draws else {}
-        reading = self.task.features(
-            self.model(variables), batch, {**draws["task"], **shared}, train
-        )
-        kept = None
-        if train and self.dropout:
-            keys = jax.random.wrap_key_data(draws["dropout"])
-            tokens = self._layers(reading.values)[0].shape[1:]
-            width = self._head(tokens[-1]).n_features(tokens)
-            share = 1 - self.dropout
-            draw = partial(jax.random.bernoulli, p=share, shape=(width,))
-            kept = jax.vmap(draw)(keys) / share
+        reading = self._read(self.model(variables), batch, self._own(draws), train)
+        kept = self._kept(reading, draws) if train and self.dropout else None
         made = self._outputs(variables["params"]["head"], reading, kept)
         label, valid = batch["label"], batch["valid"]
         weights = jnp.array(self.weights or [1.0] * len(self.classes))
@@ -250,10 +256,27 @@ class Finetune(Task):
             )
         elif self.answer == "tags":
             term, sums = answers.tags(made, label, valid, weights)
-        else:
-            label = (label - self._centre) / self._spread
+        elif self.answer == "numbers":
             term, sums = answers.numbers(made, label, valid)
+        elif self.answer == "responses":
+            term, sums = answers.responses(made, label, valid)
+        else:
+            term, sums = sequences.ctc(made, reading.mask, label, valid)
         return {self.answer: term}, sums
+
+    def _own(self, draws: Tree) -> Tree:
+        """The task's draws, with what all examples share."""
+        shared = {"step": draws["step"]} if "step" in draws else {}
+        return {**windowed.by_window(draws["task"], self.windows), **shared}
+
+    def _kept(self, reading: Reading, draws: Tree) -> Float[Array, "B F"]:
+        """Features that dropout leaves, scaled so that their mean stays."""
+        keys = jax.random.wrap_key_data(draws["dropout"])
+        tokens = self._layers(reading.values)[0].shape[1:]
+        width = self._head(tokens[-1]).n_features(tokens)
+        share = 1 - self.dropout
+        draw = partial(jax.random.bernoulli, p=share, shape=(width,))
+        return jax.vmap(draw)(keys) / share
 
     @property
     def _centre(self) -> Float[Array, " K"]:
@@ -265,6 +288,8 @@ class Finetune(Task):
 
     def summary(self, sums: Tree) -> dict[str, Array]:
         """How good the answers are, see `objectives.answers`."""
+        if self.answer == "sequence":
+            return sequences.summary(sums)
         return answers.summary(self.answer, sums)
 
     # ---- the trained model ----------------------------------------------------------
@@ -272,13 +297,16 @@ class Finetune(Task):
     def read(self, variables: Tree, batch: Batch, want: Want = "features") -> Reading:
         """What the task reads; `prediction`: [B, 1, K] of the item.
 
-        Class scores, the log odds of tags, or numbers in the units of the data.
+        Class scores, the log odds of tags, or numbers or responses in the units of the
+        data. Of a sequence [B, T, K + 1], scores of the blank and of every symbol.
         """
         model = self.model(variables)
         if want != "prediction":
             return self.task.read(model, batch, want)
-        reading = self.task.read(model, batch)
+        reading = self._read(model, batch)
         made = self._outputs(variables["params"]["head"], reading)
+        if self.answer == "sequence":
+            return Reading({"prediction": made}, reading.times_s, reading.mask)
         if self.answer == "numbers":
             made = made * self._spread + self._centre
         here = self._pooled(reading.mask).astype(jnp.float32)
@@ -311,7 +339,7 @@ class Finetune(Task):
 
     def flops(self, batch_size: int) -> float:
         """Those of the task, of which this trains a part."""
-        return self.task.flops(batch_size)
+        return self.task.flops(batch_size * self.windows)
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

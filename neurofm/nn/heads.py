@@ -1,5 +1,7 @@
 """From the tokens of a model to K outputs: a layer, a pooling, a map.
 
+Outputs are of an item, or of every token where nothing is pooled.
+
 A head's parameters are `kernel` and `bias`, with `hidden_kernel` and `hidden_bias` of
 an mlp, `query` of attentive pooling, `mix` of a learned mix of layers.
 
@@ -27,16 +29,20 @@ class Head:
         map (BrainOmni's released fine-tuning); or `flat`: all tokens side by side, a
         hidden layer with ReLU, a linear map (Du-IN's).
       pool: `mean` over tokens, or `attention`: their mean by the softmax of the product
-        with a learned query, which starts as the plain mean. `flat` pools nothing.
+        with a learned query, which starts as the plain mean; `none`, outputs of every
+        token; or `windows`, the mean of each of `n_windows` equal stretches, side by
+        side. `flat` pools nothing.
       mixed: all layers, by the softmax of a learned weight each (SUPERB, arXiv
         2105.01051, section 3), rather than one.
       hidden: H; 0 is no hidden layer.
+      n_windows: of the pooling `windows`.
     """
 
     kind: Literal["linear", "mlp", "flat"]
-    pool: Literal["mean", "attention"]
+    pool: Literal["mean", "attention", "none", "windows"]
     mixed: bool
     hidden: int
+    n_windows: int = 1
 
     def start(
         self, key: jax.Array, n_layers: int, tokens: tuple[int, int], n_outputs: int
@@ -66,8 +72,8 @@ class Head:
         layers: Sequence[Float[Array, "B T D"]],
         mask: Bool[Array, "B T"],
         kept: Float[Array, "B F"] | None = None,
-    ) -> Float[Array, "B K"]:
-        """Outputs of every item, in float32.
+    ) -> Float[Array, "B *T K"]:
+        """Outputs of every item, or token, in float32.
 
         Args:
           layers: one, or all of those that are mixed.
@@ -81,7 +87,7 @@ class Head:
             x = sum((w * t for w, t in zip(share, tokens, strict=True)), jnp.zeros(()))
         x = self._features(params, x, mask)
         if kept is not None:
-            x = x * kept
+            x = x * (kept[:, None] if self.pool == "none" else kept)
         if self.hidden:
             x = x @ params["hidden_kernel"] + params["hidden_bias"]
             x = jax.nn.relu(x) if self.kind == "flat" else jax.nn.selu(x)
@@ -89,6 +95,8 @@ class Head:
 
     def n_features(self, tokens: tuple[int, int]) -> int:
         """F, what is left of tokens (T, D)."""
+        if self.pool == "windows":
+            return self.n_windows * tokens[1]
         return tokens[0] * tokens[1] if self.kind == "flat" else tokens[1]
 
     def _features(
@@ -96,13 +104,25 @@ class Head:
         params: Mapping[str, Array],
         x: Float[Array, "B T D"],
         mask: Bool[Array, "B T"],
-    ) -> Float[Array, "B F"]:
+    ) -> Float[Array, "B *T F"]:
         here = mask.astype(jnp.float32)
+        if self.pool == "none":
+            return x
+        if self.pool == "windows":
+            each = (len(x) * self.n_windows, -1)
+            means = _means(x.reshape(*each, x.shape[-1]), here.reshape(each))
+            return means.reshape(len(x), -1)
         if self.kind == "flat":
             return (x * here[..., None]).reshape(len(x), -1)
         if self.pool == "attention":
             score = x @ params["query"] / x.shape[-1] ** 0.5
             here = here * jax.nn.softmax(jnp.where(mask, score, -1e9))
-        total = here.sum(1, keepdims=True)
-        # An item without a token has the mean of nothing, 0.
-        return jnp.einsum("bt,btd->bd", here, x) / jnp.where(total > 0, total, 1.0)
+        return _means(x, here)
+
+
+def _means(
+    x: Float[Array, "B T D"], weight: Float[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """Over tokens; an item without one has the mean of nothing, 0."""
+    total = weight.sum(1, keepdims=True)
+    return jnp.einsum("bt,btd->bd", weight, x) / jnp.where(total > 0, total, 1.0)

@@ -1,8 +1,10 @@
-"""What labelled examples ask for: one class of K, any of K tags, or K numbers.
+"""What labelled examples ask for: a class of K, any of K tags, numbers or responses.
+
+Sequences are in `objectives.sequences`.
 
 Losses are sums with weights and `sums` only add, so both hold over any microbatches.
 
-Axes: B items, K classes, tags or numbers.
+Axes: B items, K classes, tags, numbers or responses.
 """
 
 from typing import Literal
@@ -10,16 +12,18 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-Answer = Literal["classes", "tags", "numbers"]
+from neurofm.objectives import responses as correlated
+
+Answer = Literal["classes", "tags", "numbers", "sequence", "responses"]
 Term = tuple[Float[Array, ""], Float[Array, ""]]
 Sums = dict[str, Float[Array, " K"]]
 
 
 def classes(
     logits: Float[Array, "B K"],
-    label: Int[Array, " B"],
+    label: Float[Array, "B K"],
     valid: Bool[Array, " B"],
     weight: Float[Array, " K"],
     smoothing: float = 0.0,
@@ -27,15 +31,15 @@ def classes(
     """Cross-entropy; an item weighs what its class does.
 
     Args:
+      label: 1 for the class of an item, else 0; or shares of classes, of mixed items.
       weight: of each class; the loss is divided by the total weight of the items.
       smoothing: share of the target that is spread over all classes.
     """
-    n_classes = logits.shape[-1]
-    truth = jax.nn.one_hot(label, n_classes) * valid[:, None]
-    target = optax.smooth_labels(jax.nn.one_hot(label, n_classes), smoothing)
+    truth = label * valid[:, None]
+    target = optax.smooth_labels(label, smoothing)
     losses = optax.softmax_cross_entropy(logits, target)
     weights = (truth * weight).sum(-1)
-    guess = jax.nn.one_hot(logits.argmax(-1), n_classes)
+    guess = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
     sums = {"hits": (guess * truth).sum(0), "items": truth.sum(0)}
     return ((losses * weights).sum(), weights.sum()), sums
 
@@ -48,7 +52,7 @@ def tags(
 ) -> tuple[Term, Sums]:
     """Binary cross-entropy of every tag; one that is there weighs `weight`."""
     losses = optax.sigmoid_binary_cross_entropy(logits, label)
-    weights = jnp.where(label > 0, weight, 1.0) * valid[:, None]
+    weights = (1 + (weight - 1) * label) * valid[:, None]
     guess, here = (logits > 0) * valid[:, None], label * valid[:, None]
     sums = {
         "hits": (guess * here).sum(0),
@@ -77,12 +81,31 @@ def numbers(
     return (error.sum(), known.sum()), sums
 
 
+def responses(
+    guess: Float[Array, "B K"], label: Float[Array, "B K"], valid: Bool[Array, " B"]
+) -> tuple[Term, dict[str, Float[Array, "one K"]]]:
+    """Squared error of responses, and what adds up to the correlation of each.
+
+    One that is not known (NaN) weighs nothing.
+    """
+    known = jnp.isfinite(label) & valid[:, None]
+    truth = jnp.where(known, label, 0.0)
+    both = guess[:, None], truth[:, None], known[:, None]
+    term = correlated.loss(*both, "mse")
+    return term, correlated.correlation_sums(*both, jnp.ones((len(guess), 1)))
+
+
 def summary(answer: Answer, sums: Sums) -> dict[str, Float[Array, ""]]:
     """Accuracy over items and as the mean over classes; F1 of tags; R2 of numbers.
+
+    Of responses, the mean of their correlations.
 
     Means are over the classes, tags or numbers that the items have, numbers that are
     the same in all items left out.
     """
+    if answer == "responses":
+        r = correlated.correlations(sums)
+        return {"correlation": jnp.nanmean(r)}
     items = sums["items"]
     seen = items > 0
 

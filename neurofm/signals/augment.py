@@ -1,12 +1,14 @@
-"""Changes of a signal that leave its label as it is, for training on few examples.
+"""Changes of a signal for training on few examples.
 
+They leave its label as it is, but for mixtures of two, whose labels are mixed as well.
 Each item has its own key, so what is drawn does not depend on how a batch is laid out.
 
-Axes: B items, C channels, T samples.
+Axes: B items, C channels, T samples, K classes, tags or numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,9 @@ class Augment:
       band_masks, band_share: bands that are taken out, each of up to this share of the
         frequencies below half the rate.
       drop_chans: chance of each EEG or MEG sensor to be left out.
+      mixup: before all that, an item becomes a mixture with another of the batch, and
+        so do their labels; the share of each is drawn from the beta distribution with
+        this as both parameters (Zhang et al., arXiv 1710.09412, section 2).
     """
 
     gain_db: float = 0.0
@@ -42,6 +47,7 @@ class Augment:
     band_masks: int = 0
     band_share: float = 0.1
     drop_chans: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self):
         for each in fields(self):
@@ -64,7 +70,7 @@ class Augment:
         Raises:
           NeuroFMError: there is nothing in it that could be changed so.
         """
-        if self == Augment():
+        if replace(self, mixup=0.0) == Augment():
             return {}
         made = {}
         for name in SIGNALS:
@@ -83,6 +89,37 @@ class Augment:
                 "model takes neither: set it to 0"
             )
         return made
+
+    # ---- mixtures -------------------------------------------------------------------
+
+    def partners(self, batch: Mapping[str, Array], key: Array) -> dict[str, Any]:
+        """Another item for each one of a whole batch, and the share that it keeps.
+
+        They travel with the item. Items of unlike sensors, and fillers, are not mixed.
+
+        Raises:
+          NeuroFMError: the model takes neither sound nor EEG or MEG.
+        """
+        if not any(name in batch for name in SIGNALS):
+            raise NeuroFMError(
+                "task.augment.mixup mixes sound, EEG and MEG, and this model takes "
+                "none of them: set it to 0"
+            )
+        key_share, key_shift = jax.random.split(key)
+        n = len(batch["index"])
+        shift = jax.random.randint(key_shift, (), 1, max(n, 2))
+        names = [*SIGNALS, "audio/span", "label"]
+        others = {
+            name: jnp.roll(x, shift, 0) for name, x in batch.items() if name in names
+        }
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key_share, batch["index"])
+        share = jax.vmap(lambda k: jax.random.beta(k, self.mixup, self.mixup))(keys)
+        alike = batch["valid"] & jnp.roll(batch["valid"], shift, 0)
+        for name, x in batch.items():
+            if name not in (*names, "index", "valid"):
+                same = x == jnp.roll(x, shift, 0)
+                alike &= same.reshape(n, -1).all(1)
+        return {"share": jnp.where(alike, share, 1.0), "partner": others}
 
     def _signal(self, x: Float[Array, "C T"], data: Array) -> Float[Array, "C T"]:
         key = jax.random.wrap_key_data(data)
@@ -119,3 +156,26 @@ def _kept(key: Array, n: int, n_masks: int, share: float) -> Float[Array, " n"]:
     starts = jax.random.uniform(place, (n_masks, 1)) * (n - lengths)
     at = jnp.arange(n)
     return 1.0 - ((at >= starts) & (at < starts + lengths)).any(0)
+
+
+def mixed(
+    batch: Mapping[str, Array], draws: Mapping[str, Any]
+) -> dict[str, Float[Array, "B ..."]]:
+    """The fields of a batch, labels too, as mixtures with `Augment.partners`.
+
+    A mixture is recording wherever one of its sounds is.
+    """
+    share, others = draws["share"], draws["partner"]
+    made = {}
+    for name in (*SIGNALS, "label"):
+        if name in batch:
+            x = batch[name]
+            of = share.reshape(-1, *[1] * (x.ndim - 1))
+            made[name] = of * x + (1 - of) * others[name]
+    if "audio/span" in batch:
+        low, high = (batch["audio/span"][:, i] for i in (0, 1))
+        first, past = (others["audio/span"][:, i] for i in (0, 1))
+        union = jnp.stack([jnp.minimum(low, first), jnp.maximum(high, past)], 1)
+        whole = (share < 1)[:, None]
+        made["audio/span"] = jnp.where(whole, union, batch["audio/span"])
+    return made
