@@ -173,16 +173,8 @@ def line(name: str, rows: list[dict[str, Any]]) -> str:
     return f"| {' | '.join([*map(str, about), *cells])} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--folds", default="first")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("settings", nargs="*", help="settings of the pretraining")
-    given = parser.parse_args()
+def measured(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that are asked for, made where they are not there yet."""
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "rows.jsonl"
     text = log.read_text() if log.is_file() else ""
@@ -203,7 +195,20 @@ def main() -> None:
                     with log.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                 rows.append(row)
-    print("\n".join(table(rows)))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--folds", default="first")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("settings", nargs="*", help="settings of the pretraining")
+    given = parser.parse_args()
+    print("\n".join(table(measured(given))))
 
 
 if __name__ == "__main__":

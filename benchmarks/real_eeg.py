@@ -1,7 +1,8 @@
 """Evoked and steady-state responses in EEG, within people: pretrained and untrained.
 
     python benchmarks/real_eeg.py --data DATA --out DIR
-        [--tasks visualoddball,n170,ssvep] [--seeds 0,1,2] [--steps 300] [a.b=c ...]
+        [--tasks visualoddball,n170,ssvep] [--seeds 0,1,2] [--folds 0,1,2]
+        [--steps 300] [a.b=c ...]
 
 DATA holds the folder muse_erp. For each task and seed its runs are dealt to three
 folds; BrainTokenizer and BrainOmni are pretrained on the runs of two (no event is
@@ -15,6 +16,7 @@ not made again.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,23 +103,25 @@ def pretrained(
     return workdir / "tokenizer", workdir / "brainomni"
 
 
-def epochs(dataset: Dataset, cut: pieces.Pieces, task: str) -> np.ndarray:
-    """Classic features of every piece: [N, F]."""
+def epochs(
+    dataset: Dataset, spans: Sequence[tuple[int, int, int]], task: str
+) -> np.ndarray:
+    """Classic features of stretches (recording, first and past-last sample): [N, F]."""
     band, sfreq = TASKS[task].band, dataset.info.sfreq
     rows = []
-    for i in range(len(cut.row)):
+    for item, start, stop in spans:
         if band is not None:
             # Filtered with a second on both sides, as far as the run goes.
-            n = int(dataset.items["n_samples"][int(cut.row[i])].as_py())
-            first = max(int(cut.start[i]) - round(sfreq), 0)
-            past = min(int(cut.stop[i]) + round(sfreq), n)
-            x = dataset.read(int(cut.row[i]), first, past)
+            n = int(dataset.items["n_samples"][int(item)].as_py())
+            first = max(int(start) - round(sfreq), 0)
+            past = min(int(stop) + round(sfreq), n)
+            x = dataset.read(int(item), first, past)
             sos = filters.butter(4, band, "bandpass", fs=sfreq, output="sos")
             x = filters.sosfiltfilt(sos, x, axis=1)
-            at = int(cut.start[i]) - first
-            rows.append(x[:, at : at + int(cut.stop[i] - cut.start[i])][:, ::4].ravel())
+            at = int(start) - first
+            rows.append(x[:, at : at + int(stop - start)][:, ::4].ravel())
         else:
-            x = cut.read(i, 0, int(cut.stop[i] - cut.start[i]))
+            x = dataset.read(int(item), int(start), int(stop))
             hz, power = filters.periodogram(x, sfreq, nfft=4 * int(sfreq))
             ratios = []
             for f in (20.0, 30.0, 40.0):
@@ -160,7 +164,7 @@ def rows_of(asked: Any, task: str, fold: int) -> dict[str, Any]:
     names = sorted(set(run))
     tested = names[fold::N_FOLDS]
     auc = TASKS[task].band is not None
-    classic = epochs(dataset, cut, task)
+    classic = epochs(dataset, [*zip(cut.row, cut.start, cut.stop, strict=True)], task)
     good = np.ones(len(run), bool)
     if auc:
         peak = np.ptp(classic.reshape(len(run), 4, -1), axis=2).max(1)
@@ -185,15 +189,8 @@ def rows_of(asked: Any, task: str, fold: int) -> dict[str, Any]:
     return scores
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tasks", default="visualoddball,n170,ssvep")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("overrides", nargs="*")
-    asked = parser.parse_args()
+def measured(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that are asked for, made where they are not there yet."""
     asked.out.mkdir(parents=True, exist_ok=True)
     journal = asked.out / "rows.jsonl"
     done = (
@@ -204,7 +201,7 @@ def main() -> None:
     wanted = []
     for task in asked.tasks.split(","):
         for seed in map(int, asked.seeds.split(",")):
-            for fold in range(N_FOLDS):
+            for fold in map(int, asked.folds.split(",")):
                 key = {"task": task, "seed": seed, "fold": fold, "steps": asked.steps}
                 key["overrides"] = asked.overrides
                 row = next((r for r in done if r.items() >= key.items()), None)
@@ -214,6 +211,20 @@ def main() -> None:
                     with open(journal, "a") as out:
                         out.write(json.dumps(row) + "\n")
                 wanted.append(row)
+    return wanted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tasks", default="visualoddball,n170,ssvep")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--folds", default=",".join(map(str, range(N_FOLDS))))
+    parser.add_argument("overrides", nargs="*")
+    asked = parser.parse_args()
+    wanted = measured(asked)
     for task in asked.tasks.split(","):
         mine = [row for row in wanted if row["task"] == task]
         for system in mine[0]["scores"]:

@@ -2,12 +2,15 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
-from neurofm import model, registry
+from neurofm import config, model, registry
+from neurofm.cli import cli
 from neurofm.config import Data, Eval, Experiment, Train
 from neurofm.data.layout import DatasetInfo
 from neurofm.data.writer import Recording, write_dataset
@@ -82,3 +85,27 @@ def test_files_named_in_code_font_exist(page):
     )
     for name in named:
         assert (ROOT / name).is_file(), name
+
+
+def commands(page):
+    """Every `neurofm` command of the shell blocks of a page, in words."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["neurofm"]:
+                yield words[1:]
+
+
+def test_the_commands_of_the_recipes_are_commands():
+    found = list(commands(ROOT / "docs/finetune.md"))
+    told = {words[0] for words in found}
+    assert {"prepare", "finetune", "evaluate", "embed", "export"} <= told
+    for name, *words in found:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None, name
+        context = command.make_context(name, list(words), resilient_parsing=False)
+        if name == "finetune":
+            overrides = tuple(context.params["overrides"])
+            exp = config.load(str(context.params["config"]), overrides)
+            assert exp.task.name == "finetune"
+            assert exp.data.path
