@@ -147,6 +147,30 @@ def test_scores_of_tags_and_numbers_follow_their_definitions():
     assert found["scores"]["chance"]["mean"] < 0.05 < found["scores"]["model"]["low"]
 
 
+def test_scores_of_sequences_and_responses_follow_their_definitions():
+    made = np.array([[0, 1, -1], [2, -1, -1], [-1, -1, -1], [0, 0, 0]])
+    truth = np.array([[0, 1], [1, 2], [1, -1], [0, 0]])
+    found = scoring.score("sequence", made, truth, np.arange(4), tuple("abc"), ())
+    # Right; one left out; nothing told of one symbol; one too many: 3 edits of 7.
+    np.testing.assert_allclose(found["scores"]["model"]["mean"], 3 / 7)
+    assert found["scores"]["model"]["all_right"] == 0.25
+    rng = np.random.default_rng(4)
+    y = rng.normal(0, 1, (30, 3))
+    y[:9, 1] = np.nan
+    y[:, 2] = np.nan  # a region that nobody has
+    made = np.nan_to_num(y) + rng.normal(0, 1, y.shape)
+    found = scoring.score("responses", made, y, np.arange(30) // 3, tuple("xyz"), ())
+    each = [
+        np.corrcoef(made[:, 0], y[:, 0])[0, 1],
+        np.corrcoef(made[9:, 1], y[9:, 1])[0, 1],
+    ]
+    np.testing.assert_allclose([*found["by_region"].values()], each)
+    model = found["scores"]["model"]
+    np.testing.assert_allclose(model["mean"], np.mean(each))
+    assert model["low"] < model["mean"] < model["high"]
+    assert found["regions_left_out"] == 1
+
+
 def test_numbers_that_tell_no_example_from_another_are_not_scored():
     rng = np.random.default_rng(4)
     y = np.stack([rng.normal(5, 2, 30), np.full(30, 3.0), np.full(30, np.nan)], 1)
