@@ -70,7 +70,8 @@ def test_the_twin_says_what_the_model_says(tmp_path, fields, monkeypatch):
         ours = [r.values["last"] for r in one.embed(list(x), one.task.sfreq)]
         theirs = encoder(torch.from_numpy(x)).detach().numpy()
         assert theirs.shape == np.shape(ours)
-        np.testing.assert_allclose(theirs, ours, atol=2e-5)
+        close = 1e-3 * np.std(ours, axis=(0, 1)).mean()
+        np.testing.assert_allclose(theirs, ours, atol=close, rtol=0)
     assert "`model.py` is the same in PyTorch" in (folder / "README.md").read_text()
     assert model.load(folder).task == one.task
 
@@ -100,7 +101,8 @@ def test_electrodes_lie_side_by_side_in_the_twin_too(tmp_path, fields, monkeypat
         ours = [r.values["last"] for r in one.embed(list(x), one.task.sfreq)]
         theirs = encoder(torch.from_numpy(x)).detach().numpy()
         assert theirs.shape == np.shape(ours)
-        np.testing.assert_allclose(theirs, ours, atol=2e-5)
+        close = 1e-3 * np.std(ours, axis=(0, 1)).mean()
+        np.testing.assert_allclose(theirs, ours, atol=close, rtol=0)
     if not fields:
         with pytest.raises(ValueError, match="5 samples make no token"):
             encoder(torch.zeros(2, 5))
