@@ -111,7 +111,8 @@ def embed(
     if of_stimuli:
         found = [*stimuli.find([*map(place, given)], model, subject, want)]
     else:
-        found = recordings.find(given, model.contract, settings, model.subjects)
+        asked = given, model.contract, settings, model.subjects
+        found = [*recordings.find(*asked)]
     if events and not (found := [r for r in found if r.n_events]):
         raise NeuroFMError(
             "there are no interval events in these inputs: give a dataset prepared "

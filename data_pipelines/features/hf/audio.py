@@ -43,7 +43,7 @@ class Audio:
     def about(self) -> About:
         model = opened(self.path, _INPUTS)
         extractor = part_of(model.path, "AutoFeatureExtractor")
-        noise = np.random.default_rng(0).normal(size=round(extractor.sampling_rate))
+        noise = np.random.default_rng(0).normal(size=(round(extractor.sampling_rate),))
         n_layers, width, _ = self._tokens(model, extractor, noise).shape
         told = {"fractions": list(self.fractions), "aggregation": self.aggregation}
         return About("audio", model.id, n_layers, width, {**told, "piece_s": PIECE_S})
