@@ -129,9 +129,7 @@ def predictions(model: Model, exp: Experiment, test: Rows, hidden: str = "") -> 
     """What a model predicts for the test runs, perhaps without a modality."""
     datasets = [open_dataset(path) for path in exp.data.stores]
     variables = model.task.inference(model.variables)
-    found = predicted.predicted(
-        model.task, variables, datasets, exp.data, "test", hidden
-    )
+    found = predicted(model.task, variables, datasets, exp.data, "test", hidden)
     rows = {name: i for i, name in enumerate(datasets[0].items["item"].to_pylist())}
     return np.concatenate([found[0, rows[run.name]] for run in test.runs])
 
