@@ -237,6 +237,21 @@ def test_changes_do_what_they_say():
     np.testing.assert_allclose(kept[~gone], whole[~gone], atol=1e-3)
 
 
+def test_a_shift_moves_all_channels_alike_and_leaves_zeros():
+    x = np.arange(1, 2 * 7 + 1, dtype=np.float32).reshape(1, 2, 7).repeat(300, 0)
+    made, by = changed(x, shift_samples=3), []
+    for one, before in zip(made, x, strict=True):
+        (k,) = (
+            k
+            for k in range(-3, 4)
+            if np.array_equal(np.pad(before, ((0, 0), (3, 3)))[:, 3 + k : 10 + k], one)
+        )
+        by.append(k)
+    counts = np.bincount(np.array(by) + 3, minlength=7)
+    assert (counts > 20).all()
+    assert abs(made).sum((1, 2)).min() > 0
+
+
 def test_changes_of_an_item_do_not_depend_on_the_batch():
     x = wave()
     settings = {"gain_db": 6.0, "noise_db": 5.0, "time_masks": 1, "band_masks": 1}

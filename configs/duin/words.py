@@ -6,16 +6,17 @@ r"""Fine-tune Du-IN on words, by the released protocol.
 MODEL is a run of `duin/base`, `duin/vqvae` or `duin/tiny`, or what `neurofm import
 duin` wrote; give that a --config whose key `subjects` names them as DIR does. Source:
 arXiv 2405.11459 and its released code: all tokens side by side, a hidden layer of 128,
-everything is trained; 200 epochs in batches of 32. What differs: scores are compared
-with the word as they are (`task.scores=released` takes their sigmoids), the norms of
-the tokenizer keep their statistics, and the epoch with the best validation is tested,
-whatever its test.
+everything is trained; trials move by up to 0.3 s either way; 200 epochs in batches of
+32. What differs: scores are compared with the word as they are (`task.scores=released`
+takes their sigmoids), the norms of the tokenizer keep their statistics, and the epoch
+with the best validation is tested, whatever its test.
 """
 
 from neurofm.config import Eval, Experiment, Train
 from neurofm.models.duin import DuIN
 from neurofm.models.finetune import Finetune
 from neurofm.optim import Group, Optim
+from neurofm.signals.augment import Augment
 
 # Biases and norms; the offsets of subjects are a linear map's and do decay.
 UNDECAYED = r"(?<!subjects)(?<!channels)/bias$|scale$|mask_token$"
@@ -23,7 +24,12 @@ UNDECAYED = r"(?<!subjects)(?<!channels)/bias$|scale$|mask_token$"
 
 def config() -> Experiment:
     return Experiment(
-        task=Finetune(task=DuIN(), head="flat", hidden=128),
+        task=Finetune(
+            task=DuIN(),
+            head="flat",
+            hidden=128,
+            augment=Augment(shift_samples=300),
+        ),
         optim=Optim(
             lr=2e-4,
             betas=(0.9, 0.999),

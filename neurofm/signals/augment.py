@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from neurofm.errors import NeuroFMError
 
-SIGNALS = ("audio/wave", "meeg/signal")
+SIGNALS = ("audio/wave", "meeg/signal", "ieeg/signal")
 SHARES = ("flip", "time_share", "band_share", "drop_chans")
 
 
@@ -25,6 +25,9 @@ class Augment:
     """What is done to every item of a training batch, in this order; 0 is nothing.
 
     Attributes:
+      shift_samples: most by which it is moved, either way; zeros where nothing is left
+        (Du-IN, arXiv 2405.11459: 300 at 1000 Hz; its released code gives all zeros
+        where the draw is exactly 0, which is not copied).
       gain_db: most by which it is made louder or softer.
       flip: chance that its sign is turned.
       noise_db: least ratio of its power to that of white noise put on it; the ratio is
@@ -39,6 +42,7 @@ class Augment:
         this as both parameters (Zhang et al., arXiv 1710.09412, section 2).
     """
 
+    shift_samples: int = 0
     gain_db: float = 0.0
     flip: float = 0.0
     noise_db: float = 0.0
@@ -80,8 +84,8 @@ class Augment:
             made["meeg/sensor_mask"] = jax.vmap(self._dropped)(mask, keys)
         if not made:
             raise NeuroFMError(
-                "task.augment changes sound, EEG and MEG, and this model takes none of "
-                "them: leave task.augment out"
+                "task.augment changes sound, EEG, MEG and intracranial recordings, and "
+                "this model takes none of them: leave task.augment out"
             )
         if self.drop_chans and "meeg/sensor_mask" not in made:
             raise NeuroFMError(
@@ -125,6 +129,8 @@ class Augment:
         key = jax.random.wrap_key_data(data)
         gain, flip, ratio, noise, times, bands = jax.random.split(key, 6)
         n = x.shape[-1]
+        if self.shift_samples:
+            x = _shifted(jax.random.fold_in(key, 2), x, self.shift_samples)
         if self.gain_db:
             db = jax.random.uniform(gain, minval=-self.gain_db, maxval=self.gain_db)
             x = x * 10 ** (db / 20)
@@ -147,6 +153,13 @@ class Augment:
         key = jax.random.fold_in(jax.random.wrap_key_data(data), 1)
         kept = mask & ~jax.random.bernoulli(key, self.drop_chans, mask.shape)
         return jnp.where(kept.any(), kept, mask)
+
+
+def _shifted(key: Array, x: Float[Array, "C T"], most: int) -> Float[Array, "C T"]:
+    """Moved by up to so many samples."""
+    by = jax.random.randint(key, (), -most, most + 1)
+    padded = jnp.pad(x, ((0, 0), (most, most)))
+    return jax.lax.dynamic_slice_in_dim(padded, most + by, x.shape[-1], 1)
 
 
 def _kept(key: Array, n: int, n_masks: int, share: float) -> Float[Array, " n"]:
