@@ -52,10 +52,12 @@ class Outcome:
     Kept by item so that intervals can be clustered: accuracy has points of 0 or 1 and
     weights of 1; in R2 the weights are squared distances from the mean of the test
     rows and the points are the weights less the squared errors, both divided so that
-    every output counts alike.
+    every output counts alike. `output` is what the prediction is made of: a number for
+    every class, in their order.
     """
 
     prediction: Shaped[np.ndarray, "M *K"]
+    output: Float[np.ndarray, "M K"]
     points: Float[np.ndarray, " M"]
     weights: Float[np.ndarray, " M"]
     choice: Choice
@@ -118,7 +120,7 @@ def fit(
         features, known = candidates[best.candidate], _known(fold)
         outputs = _fitted(best.kind, features, goal, known)(features[fold.test])
     output = outputs[SETTINGS[best.kind].index(best.setting)]
-    return Outcome(goal.decide(output), *goal.mark(fold.test, output), best)
+    return Outcome(goal.decide(output), output, *goal.mark(fold.test, output), best)
 
 
 def chance(target: Shaped[np.ndarray, "N *K"], fold: Fold) -> Outcome:
@@ -126,7 +128,7 @@ def chance(target: Shaped[np.ndarray, "N *K"], fold: Fold) -> Outcome:
     goal = Goal.of(target, fold)
     output = np.tile(goal.outputs[_known(fold)].mean(0), (len(fold.test), 1))
     choice = Choice("none", "constant", 0.0, 0.0)
-    return Outcome(goal.decide(output), *goal.mark(fold.test, output), choice)
+    return Outcome(goal.decide(output), output, *goal.mark(fold.test, output), choice)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from neurofm.quickstart.finished import Finished
 from neurofm.registry import suggest
 from neurofm.run.metrics import Row
 
-SYSTEMS = ("wavjepa", "brainomni", "tribe")
+SYSTEMS = ("wavjepa", "brainomni", "tribe", "duin")
 
 
 def quickstart(
