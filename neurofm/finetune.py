@@ -248,6 +248,8 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
     answered = answers.score(
         task.answer, made, truth, recording, task.classes, task.centre
     )
+    if task.answer == "classes":
+        answered["by_subject"] = by_subject(datasets, examples, made, truth)
     if task.answer != "responses":
         each = by_example.table(
             np.full(len(made), exp.data.fold or Fold.name),
@@ -264,6 +266,24 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
         "chosen": {"step": step, "on": exp.eval.metric or "newest"},
         "left_out": {k: sum(c[k] for c in examples.counts) for k in examples.counts[0]},
         **answered,
+    }
+
+
+def by_subject(
+    datasets: list[Dataset],
+    examples: labelled.Labelled,
+    made: Float[np.ndarray, "n K"],
+    truth: Shaped[np.ndarray, " n"],
+) -> dict[str, dict[str, float]]:
+    """Accuracies and the number of examples of every subject that has a name."""
+    told = [dataset.items["subject"].to_pylist() for dataset in datasets]
+    whose = np.array(
+        [told[d][i] or "" for d, i in zip(examples.dataset, examples.item, strict=True)]
+    )
+    return {
+        name: {**answers.accuracies(made[rows], truth[rows]), "n": int(rows.sum())}
+        for name in np.unique(whose).tolist()
+        if name and (rows := whose == name).any()
     }
 
 

@@ -171,6 +171,17 @@ def test_scores_of_sequences_and_responses_follow_their_definitions():
     assert found["regions_left_out"] == 1
 
 
+def test_the_true_class_is_counted_among_the_best_five():
+    rng = np.random.default_rng(7)
+    made, truth = rng.normal(0, 1, (50, 7)), rng.integers(0, 7, 50)
+    rank = (made > made[np.arange(50), truth][:, None]).sum(1)
+    found = scoring.score("classes", made, truth, np.arange(50), tuple("abcdefg"), ())
+    assert found["scores"]["model"]["accuracy"] == (rank == 0).mean()
+    assert found["scores"]["model"]["top5"] == (rank < 5).mean()
+    few = scoring.score("classes", made[:, :5], truth % 5, np.arange(50), "abcde", ())
+    assert "top5" not in few["scores"]["model"]
+
+
 def test_numbers_that_tell_no_example_from_another_are_not_scored():
     rng = np.random.default_rng(4)
     y = np.stack([rng.normal(5, 2, 30), np.full(30, 3.0), np.full(30, np.nan)], 1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_ieeg import BERT, DUIN, VQVAE
 
+from neurofm import finetune
 from neurofm.config import Data, Eval, Experiment, Init, Train
 from neurofm.data import ieeg, labelled
 from neurofm.data.records import DatasetInfo, Recording, open_dataset, write_dataset
@@ -183,6 +184,20 @@ def test_a_word_is_a_window_around_its_onset(tmp_path):
     for crop, label in zip(crops, batch["label"], strict=True):
         onset = crop.start / 100 + 0.2
         assert label == round((onset - 0.3) / 0.4) % 2
+
+
+def test_accuracies_are_told_by_subject(tmp_path):
+    data = store(tmp_path / "d", [(3, 300), (5, 300), (4, 300)])
+    task = Finetune(task=VQVAE.fitted([data]), classes=("a", "b"), head="flat")
+    spec, asked = task.batch_spec(), Data(target="word", around=(-0.2, 0.4))
+    found = labelled.find([data], spec, asked, "train")  # the third is held out
+    truth = labelled.labels(found, spec)
+    right = (found.item == 0) | (np.arange(len(found)) % 3 == 0)
+    made = np.eye(2)[np.where(right, truth, 1 - truth)]
+    by = finetune.by_subject([data], found, made, truth)
+    assert by["anna"] == {"accuracy": 1.0, "n": int((found.item == 0).sum())}
+    assert by["ben"]["accuracy"] == right[found.item == 1].mean() < 1
+    assert set(by) == {"anna", "ben"}
 
 
 def test_electrodes_are_labelled_one_at_a_time(tmp_path):

@@ -190,8 +190,6 @@ def _of_dataset(
     return out, counts
 
 
-
-
 def training(
     datasets: Sequence[Dataset],
     spec: BatchSpec,

@@ -18,6 +18,8 @@ from neurofm.eval.precision import average_precision, mean_over_tags
 from neurofm.eval.stats import interval, resampled
 from neurofm.objectives.answers import Answer
 
+TOP = 5
+
 
 def score(
     answer: Answer,
@@ -29,13 +31,15 @@ def score(
 ) -> dict[str, Any]:
     """`metric`, `scores` of `model` and `chance`, and what else is known of an answer.
 
-    Classes: balanced accuracy, and the confusion of true (rows) with guessed. Tags: the
-    mean over tags of the average precision, whose chance is how often a tag is there;
-    tags that no example or every one has are left out and counted. Numbers: the mean of
-    R2 over them; chance is the mean of the training examples; numbers that are the same
-    in all examples that have them are left out and counted. Sequences: edits over
-    symbols of the truth; chance is that of telling nothing, 1. Responses: the mean over
-    regions of the correlation over examples; chance is 0.
+    Classes: balanced accuracy, beside it the plain one and, of more than five classes,
+    how often the true one is among the best five; the confusion of true (rows) with
+    guessed. Tags: the mean over tags of the average precision, whose chance is how
+    often a tag is there; tags that no example or every one has are left out and
+    counted. Numbers: the mean of R2 over them; chance is the mean of the training
+    examples; numbers that are the same in all examples that have them are left out and
+    counted. Sequences: edits over symbols of the truth; chance is that of telling
+    nothing, 1. Responses: the mean over regions of the correlation over examples;
+    chance is 0.
 
     Args:
       made: what the model reads as `prediction`; its sequences, -1 behind their end.
@@ -100,6 +104,7 @@ def _classes(made, truth, groups, names) -> dict[str, Any]:
     present = np.unique(truth)
     found = interval(hits * weight, weight, groups)
     confusion = confusion_matrix(truth, guess, labels=range(len(names)))
+    plain = accuracies(made, truth)
     return {
         "metric": "balanced_accuracy",
         "scores": {
@@ -109,13 +114,25 @@ def _classes(made, truth, groups, names) -> dict[str, Any]:
                 "high": found.high,
                 "std": 0.0,
                 "n": len(truth),
-                "accuracy": float(hits.mean()),
+                **plain,
             },
             "chance": {"mean": 1 / len(present), "std": 0.0, "n": len(truth)},
         },
         "classes": list(names),
         "confusion": confusion.tolist(),
     }
+
+
+def accuracies(
+    made: Float[np.ndarray, "n K"], truth: Int[np.ndarray, " n"]
+) -> dict[str, float]:
+    """`accuracy`, and `top5` of more than five classes."""
+    order = np.argsort(-made, axis=1, kind="stable")
+    right = order == truth[:, None]
+    found = {"accuracy": float(right[:, 0].mean())}
+    if made.shape[1] <= TOP:
+        return found
+    return {**found, "top5": float(right[:, :TOP].any(1).mean())}
 
 
 def _tags(made, truth, groups, names) -> dict[str, Any]:
