@@ -298,6 +298,7 @@ def check_model(path: Place) -> Findings:
         "params_sha256": leaves.params_sha256(params),
         "contract": dataclasses.asdict(model.contract),
         "example": _example(model.task.batch_spec("train").fields),
+        **(check_ieeg.model_facts(model) if model.contract.kind == "ieeg" else {}),
     }
     inputs = {"audio": "FOLDER_OF_SOUND", "meeg": "RECORDINGS", "ieeg": "DATASET"}
     inputs["features"] = "FEATURES"

@@ -12,6 +12,7 @@ import pytest
 import quick
 from tiny_ieeg import BERT, DUIN, VQVAE
 
+from neurofm import check_ieeg
 from neurofm import model as models
 from neurofm.check import check
 from neurofm.data.embeddings import open_embeddings
@@ -22,6 +23,7 @@ from neurofm.embedding import encode
 from neurofm.errors import NeuroFMError
 from neurofm.evaluate import evaluate
 from neurofm.model import Model, abstract_variables
+from neurofm.models.finetune import Finetune
 from neurofm.task import Task
 
 READ = quick.jit(
@@ -260,3 +262,21 @@ def test_check_tells_channels_and_what_to_type(tmp_path):
     assert "--suite probe" in found.next[1]
     models.save(tmp_path / "m", BERT, drawn(BERT).variables, {})
     assert re.search(r"embed \S+ DATASET", check(tmp_path / "m").next[0])
+
+
+@pytest.mark.parametrize("over", [None, "head"])
+def test_check_tells_what_every_channel_contributes(over, tmp_path):
+    variables = drawn(VQVAE).variables
+    weights = abs(np.asarray(variables["params"]["subjects"]["kernel"]))
+    task = VQVAE
+    if over:
+        task = Finetune(task=VQVAE, head="flat")
+        params = {
+            "head": {"bias": np.zeros(2, np.float32)},
+            "task": variables["params"],
+        }
+        rest = {"slow": {}, "buffers": {}, "frozen": {"task": variables}}
+        variables = {"params": params, **rest}
+    found = check_ieeg.model_facts(Model(task, variables))["channel_contribution"]
+    assert list(found) == list(VQVAE.trunk.subjects)
+    np.testing.assert_allclose([*found.values()], weights.mean(-1), rtol=1e-5)
