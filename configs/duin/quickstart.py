@@ -15,7 +15,7 @@ def config() -> Experiment:
     return Experiment(
         task=DuIN(),  # its sizes are those of the first stage
         optim=Optim(
-            lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01, clip_norm=1.0, warmup=0.1
+            lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01, clip_norm=1.0, warmup=0.1
         ),
         train=Train(steps=800, batch_size=32, log_every=20, checkpoint_every=400),
         eval=Eval(every=0),
