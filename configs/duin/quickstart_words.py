@@ -27,6 +27,6 @@ def config() -> Experiment:
         optim=Optim(
             lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, warmup=0.1
         ),
-        train=Train(epochs=60.0, batch_size=32, keep=1),
+        train=Train(epochs=40.0, batch_size=32, keep=1),
         eval=Eval(crops=100_000, metric="accuracy"),
     )

@@ -17,8 +17,7 @@ from jaxtyping import Float, Int
 SFREQ = 400
 N_CHANS = 10
 BANDS_HZ = ((13.0, 30.0), (30.0, 50.0), (70.0, 110.0))
-N_PATTERNS = 4  # each in every band, side by side along the electrode
-PATTERN_WIDTH = 0.8  # deviation, in channels
+N_PATTERNS = 4  # each in every band
 N_UNITS = N_PATTERNS * len(BANDS_HZ)
 UNIT_S = 0.25
 WORD_UNITS = 3
@@ -28,7 +27,7 @@ TRIAL_S = 2.0
 ONSET_S = (0.2, 0.7)
 GAP_S = (0.0, 0.15)  # between units
 PAUSE_S = (0.2, 0.6)  # between words that follow each other
-SNR_DB = 9.0  # power of a burst over that of the background in its band, at its peak
+SNR_DB = 13.0  # power of a burst over that of the background in its band, at its peak
 RMS_V = 2e-5  # of a channel
 SHARED = 0.3  # of the background's amplitude, from neighbouring channels
 CORNER_HZ = 10.0  # of a background of 1/f; flat below
@@ -68,9 +67,7 @@ def world(seed: int) -> World:
     Sets of units differ; orders of a set too, and no order is another one's start.
     """
     rng = np.random.default_rng([seed, _WORLD])
-    centre = (np.arange(N_PATTERNS) + 0.5) * N_CHANS / N_PATTERNS - 0.5
-    away = (np.arange(N_CHANS) - centre[:, None]) / PATTERN_WIDTH
-    pattern = np.exp(-(away**2) / 2) * rng.choice([-1, 1], (N_PATTERNS, N_CHANS))
+    pattern = rng.standard_normal((N_PATTERNS, N_CHANS))
     pattern /= np.linalg.norm(pattern, axis=1, keepdims=True)
     bands = np.repeat(np.arange(len(BANDS_HZ)), N_PATTERNS)
     sets: list[tuple[int, ...]] = []
