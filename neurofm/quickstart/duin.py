@@ -149,10 +149,9 @@ def save_untrained(workdir: Path, store: Dataset) -> None:
 
 def normed(task: Any, fresh: Model, batch: Tree) -> Tree:
     """Buffers whose norms have seen a batch often."""
-    params = fresh.variables["params"]
 
     @jax.jit
-    def moved(buffers: Tree) -> Tree:
+    def moved(params: Tree, buffers: Tree, batch: Tree) -> Tree:
         _, there = task.trunk.signals(batch)
         dtype = jnp.dtype("float32")
         _, sums = task.trunk.patches(params, buffers, batch, there, dtype)
@@ -160,7 +159,7 @@ def normed(task: Any, fresh: Model, batch: Tree) -> Tree:
 
     buffers = fresh.variables["buffers"]
     for _ in range(NORM_STEPS):
-        buffers = moved(buffers)
+        buffers = moved(fresh.variables["params"], buffers, batch)
     return jax.device_get(buffers)
 
 

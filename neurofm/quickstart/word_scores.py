@@ -9,6 +9,7 @@ Axis letters: N trials, W words, C channels, T samples, P tokens, F bands.
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.cluster import KMeans
@@ -85,7 +86,7 @@ def binned_power(
 ) -> Float[np.ndarray, "N P CF"]:
     """Log power around every token, as the first stage decodes it."""
     scaled = x / x.std((0, 2), keepdims=True)
-    power = np.asarray(log_power(scaled, sfreq, hop, bands_hz))
+    power = np.asarray(log_power(jnp.asarray(scaled), sfreq, hop, bands_hz))
     return power.swapaxes(1, 2).reshape(len(x), power.shape[2], -1)
 
 
