@@ -24,7 +24,7 @@ Feature = Callable[[Float[np.ndarray, "C n"], float], Float[np.ndarray, " F"]]
 
 def band_power_candidates(dataset: Recordings, examples: Examples) -> Candidates:
     """`band_power`, of the whole, and `band_power_bins`, in six bins of time."""
-    return _of_examples(
+    return of_examples(
         {"band_power": band_power, "band_power_bins": band_power_bins},
         dataset,
         examples,
@@ -33,7 +33,7 @@ def band_power_candidates(dataset: Recordings, examples: Examples) -> Candidates
 
 def lag_moment_candidates(dataset: Recordings, examples: Examples) -> Candidates:
     """`lag_moments`: which frequencies follow which, over sensors and time."""
-    return _of_examples({"lag_moments": lag_moments}, dataset, examples)
+    return of_examples({"lag_moments": lag_moments}, dataset, examples)
 
 
 def band_power(x: Float[np.ndarray, "C n"], sfreq: float) -> Float[np.ndarray, " F"]:
@@ -55,9 +55,14 @@ def lag_moments(x: Float[np.ndarray, "C n"], sfreq: float) -> Float[np.ndarray, 
     return bands.lag_moments(bands.log_spectrogram(x, sfreq), LAGS).ravel()
 
 
-def _of_examples(
+def of_examples(
     features: Mapping[str, Feature], dataset: Recordings, examples: Examples
 ) -> Candidates:
+    """Features of every recording or interval, by name.
+
+    Args:
+      features: name -> what makes a vector of samples and their rate.
+    """
     sfreq = dataset.info.sfreq
     n_samples = dataset.items["n_samples"].to_numpy()
     made: dict[str, list[np.ndarray]] = {name: [] for name in features}

@@ -9,7 +9,7 @@ from neurofm.quickstart.finished import Finished
 from neurofm.registry import suggest
 from neurofm.run.metrics import Row
 
-SYSTEMS = ("wavjepa", "brainomni", "tribe", "duin")
+SYSTEMS = ("wavjepa", "brainomni", "tribe", "brain_semantoks", "duin")
 
 
 def quickstart(

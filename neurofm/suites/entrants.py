@@ -8,11 +8,13 @@ import numpy as np
 
 from neurofm import config, stores
 from neurofm.contract import InputContract
-from neurofm.data import ieeg
+from neurofm.data import ieeg, parcels
 from neurofm.data.embeddings import Embeddings, open_embeddings
 from neurofm.data.meeg import check_frame
+from neurofm.data.records import Dataset
 from neurofm.embedding import electrodes, encode, inputs
 from neurofm.embedding.difference import Difference, announce, compare, refuse
+from neurofm.embedding.parcels import of_record
 from neurofm.embedding.recorded import Recorded, arrays
 from neurofm.errors import NeuroFMError
 from neurofm.eval.features import Embed, Tokens, sounds
@@ -106,6 +108,12 @@ def _recorded(
         check_frame(dataset.path, dataset.layouts, contract)
     if contract.kind == "ieeg":
         yield from _of_electrodes(model, dataset, rows)
+        return
+    if contract.kind == "fmri":
+        assert isinstance(dataset, Dataset)  # pieces are of other kinds
+        parcels.check(dataset, model.task.batch_spec("features"))
+        for row in rows:
+            yield row, of_record(dataset, row, contract), []
         return
     for row, samples in sounds(dataset, rows):
         if contract.kind == "meeg":

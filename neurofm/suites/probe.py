@@ -24,6 +24,7 @@ from neurofm.errors import NeuroFMError
 from neurofm.eval import by_example, nested, pieces, probe, split_file
 from neurofm.eval import examples as exampling
 from neurofm.eval.baselines import log_mel_candidates
+from neurofm.eval.connectomes import connectome_candidates
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import (
     Candidates,
@@ -200,7 +201,11 @@ def _pools(dataset: Recordings) -> Callable[[str], Mapping[str, Pool]]:
 
 
 def _baselines(dataset: Recordings, examples: Examples) -> Candidates:
-    """Log-mel features of sound, band power of EEG, MEG and intracranial recordings."""
+    """Log-mel features of sound, band power of EEG, MEG and intracranial recordings,
+    connectivity and spectra of fMRI.
+    """
+    if dataset.info.kind == "fmri":
+        return connectome_candidates(dataset, examples)
     if dataset.info.kind in BRAIN:
         return band_power_candidates(dataset, examples)
     return log_mel_candidates(dataset, examples)

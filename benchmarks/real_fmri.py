@@ -1,0 +1,351 @@
+"""Brain-Semantoks on three small real recordings: pretrained, untrained, and beside.
+
+    python benchmarks/real_fmri.py --data DATA --out DIR
+        [--sets hcp,pieman,haxby] [--seeds 0,1,2] [--steps 300] [a.b=c ...]
+
+DATA holds the folders fmri_hcp_aal2, fmri_pieman_story and fmri_haxby_slice. The
+network of the quickstart is pretrained without labels on training segments alone, cut
+into pieces of two windows, so that both crops of a row are near in time:
+
+hcp     who someone is, of six, from 60 volumes: first half of each run, second half
+pieman  which 10 volumes of a story a listener hears, by the mean of all others;
+        pretrained on the half of the listeners that the tested one is not of
+haxby   which of eight kinds of pictures a block shows, leaving one run out; pretrained
+        on the half of the runs that the tested one is not of
+
+Which networks regions belong to is told by clusters of their correlations in training.
+Layer and probe are chosen in training too, in the same way for the untrained network.
+`baseline` is the simple method of the data's own page, computed here. A row for each
+set and seed is appended to DIR/rows.jsonl; rows that are there are not made again.
+
+Axes: R runs, C regions, T volumes of a run, N windows, F features.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from scipy.cluster import hierarchy
+from sklearn.linear_model import LogisticRegression
+
+from neurofm import config, evaluate
+from neurofm.data.layout import DatasetInfo
+from neurofm.data.records import Dataset, open_dataset
+from neurofm.data.writer import Recording, write_dataset
+from neurofm.eval import probe
+from neurofm.eval.connectomes import connectivity
+from neurofm.eval.examples import Examples
+from neurofm.eval.features import piece_pools, vectors
+from neurofm.eval.splits import Fold
+from neurofm.eval.stats import interval, paired
+from neurofm.model import load
+from neurofm.models.brain_semantoks_tokenizers import Branch
+from neurofm.signals import bold
+from neurofm.train import pretrain
+
+N_NETWORKS = 8
+Points = dict[str, dict[str, float]]  # system -> item -> right or not
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Windows and patches of a set, in volumes, and the long kernel that fits them."""
+
+    tr_s: float
+    window: int
+    patch: int
+    kernel: int
+    scales: int
+
+
+SHAPES = {
+    "hcp": Shape(0.72, 60, 20, 4, 3),
+    "pieman": Shape(1.5, 10, 5, 2, 2),
+    "haxby": Shape(2.5, 9, 3, 1, 2),
+}
+
+
+# ---- the network ---------------------------------------------------------------------
+
+
+class Networks:
+    """Pretrained on given runs, and as it was before its first step."""
+
+    def __init__(self, name: str, runs: Sequence[np.ndarray], folder: Path, asked: Any):
+        shape = SHAPES[name]
+        length = 2 * shape.window
+        pieces = [
+            run[:, start : start + length]
+            for run in runs
+            for start in range(0, run.shape[1] - length + 1, length)
+        ]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        store(folder / "pieces", shape, pieces)
+        table = [f"region-{i}\tnetwork-{n}" for i, n in enumerate(clusters(runs))]
+        (folder / "networks.tsv").write_text("\n".join(["region\tnetwork", *table]))
+        overrides = (
+            f"data.path={folder / 'pieces'}",
+            f"task.networks={folder / 'networks.tsv'}",
+            f"task.window_samples={shape.window}",
+            f"task.patch_samples={shape.patch}",
+            f"task.tokenizer={json.dumps(branches(shape))}",
+            f"seed={asked.seed}",
+            f"train.steps={asked.steps}",
+            f"train.checkpoint_every={asked.steps}",
+            *asked.overrides,
+        )
+        exp = config.load("brain_semantoks/quickstart", overrides)
+        task = exp.task.fitted([open_dataset(folder / "pieces")])
+        pretrain(replace(exp, task=task), folder / "run")
+        model = load(folder / "run")
+        self.folder, self.shape = folder, shape
+        self.models = {"pretrained": model, "untrained": evaluate.untrained(model)}
+
+    def features(
+        self, windows: Sequence[np.ndarray]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """System -> layer and pooling -> [N, F]."""
+        read = store(self.folder / "windows", self.shape, windows)
+        rows = np.arange(len(windows))
+        examples = Examples(rows, None, rows, None, rows, [], {})
+        return {
+            name: dict(vectors(evaluate.network(model), piece_pools, read, examples))
+            for name, model in self.models.items()
+        }
+
+
+def branches(shape: Shape) -> list[dict[str, Any]]:
+    """Those of the quickstart, with a long kernel that fits into a patch."""
+    long = Branch(kind="sgconv", width=24, kernel=shape.kernel, scales=shape.scales)
+    return [vars(Branch(width=24)), vars(long)]
+
+
+def store(folder: Path, shape: Shape, runs: Sequence[np.ndarray]) -> Dataset:
+    """Runs as a record store, each a subject by itself."""
+    names = tuple(f"region-{i}" for i in range(len(runs[0])))
+    info = DatasetInfo(
+        kind="fmri",
+        sfreq=1 / shape.tr_s,
+        unit="z",
+        ch_names=names,
+        payload="float32",
+        processing={"tr_s": shape.tr_s, "atlas": "own"},
+    )
+    items = (
+        Recording(item=f"{i:05d}", samples=x.astype(np.float32))
+        for i, x in enumerate(runs)
+    )
+    write_dataset(folder, info, items)
+    return open_dataset(folder)
+
+
+def clusters(runs: Sequence[np.ndarray]) -> np.ndarray:
+    """Number of the network of each region: Ward's clusters of their correlations."""
+    r = np.mean([np.nan_to_num(np.corrcoef(run)) for run in runs], axis=0)
+    tree = hierarchy.linkage(r, "ward")
+    return hierarchy.fcluster(tree, N_NETWORKS, "maxclust")
+
+
+def scaled(run: np.ndarray, detrend: bold.Detrend = "none") -> np.ndarray:
+    """Regions to mean 0 and deviation 1; zeros where one never changes."""
+    return np.nan_to_num(bold.prepared(run, detrend, ddof=0))
+
+
+def classified(
+    systems: Mapping[str, Mapping[str, np.ndarray]], target: np.ndarray, fold: Fold
+) -> dict[str, np.ndarray]:
+    """Right or not, item by item of the test rows."""
+    return {
+        name: probe.fit(found, target, fold).points for name, found in systems.items()
+    }
+
+
+def logistic(x: np.ndarray, target: np.ndarray, fold: Fold) -> np.ndarray:
+    """Right or not by the pages' classifier: C = 1e-3, nothing standardised."""
+    told = LogisticRegression(C=1e-3, max_iter=5000).fit(
+        x[fold.train], target[fold.train]
+    )
+    return (told.predict(x[fold.test]) == target[fold.test]).astype(float)
+
+
+# ---- the three sets ------------------------------------------------------------------
+
+
+def hcp(data: Path, folder: Path, asked: Any) -> Points:
+    """Who someone is, of six; an item is a window, named by its subject."""
+    halves: list[list[np.ndarray]] = [[], []]
+    for path in sorted((data / "fmri_hcp_aal2").glob("*.npz")):
+        with np.load(path) as held:
+            x = held["bold"].astype(float)
+        for half, part in zip(halves, np.split(x, 2, axis=1), strict=True):
+            half.append(scaled(part))
+    networks = Networks("hcp", halves[0], folder, asked)
+    size = SHAPES["hcp"].window
+    windows, target = [], []
+    for half in halves:
+        for who, x in enumerate(half):
+            parts = np.split(x, x.shape[1] // size, axis=1)
+            windows += parts
+            target += [who] * len(parts)
+    label, n = np.array(target), len(target) // 2
+    fold = Fold(train=np.arange(n), test=np.arange(n, 2 * n))
+    pairs = np.stack([connectivity(x, 1 / SHAPES["hcp"].tr_s) for x in windows])
+    systems = {**networks.features(windows), "connectivity": {"pairs": pairs}}
+    right = classified(systems, label, fold)
+    plain = np.stack([np.corrcoef(x)[np.triu_indices(len(x), 1)] for x in windows])
+    right["baseline"] = logistic(plain, label, fold)
+    items = [f"{label[i]}/{i}" for i in fold.test]
+    return {k: dict(zip(items, x.tolist(), strict=True)) for k, x in right.items()}
+
+
+def haxby(data: Path, folder: Path, asked: Any) -> Points:
+    """Which kind of picture a block shows; an item is a block, named by its run."""
+    source = data / "fmri_haxby_slice"
+    image: Any = nibabel.load(source / "bold.nii.gz")
+    mask: Any = nibabel.load(source / "mask.nii.gz")
+    inside = np.asarray(mask.dataobj).reshape(image.shape[:3]) != 0
+    volumes = np.asarray(image.dataobj)[inside].astype(float)
+    with (source / "labels.tsv").open() as file:
+        table = list(csv.DictReader(file, delimiter="\t"))
+    of_run = np.array([row["run"] for row in table])
+    names, size = list(dict.fromkeys(of_run)), SHAPES["haxby"].window
+    runs, windows, target, run = {}, [], [], []
+    for name in names:
+        at = np.flatnonzero(of_run == name)
+        runs[name] = scaled(volumes[:, at], "linear")
+        labels = [table[i]["label"] for i in at]
+        for start in range(len(at) - size + 1):
+            block = labels[start : start + size]
+            first = start == 0 or labels[start - 1] != labels[start]
+            if first and set(block) == {block[0]} != {"rest"}:
+                windows.append(runs[name][:, start : start + size])
+                target.append(block[0])
+                run.append(name)
+    label, of = np.array(target), np.array(run)
+    means = np.stack([x.mean(1) for x in windows])
+    out: Points = {}
+    for part in range(2):
+        tested = names[part::2]
+        seen = [runs[name] for name in names if name not in tested]
+        networks = Networks("haxby", seen, folder / str(part), asked)
+        systems = {**networks.features(windows), "block means": {"means": means}}
+        for name in tested:
+            here = of == name
+            fold = Fold(train=np.flatnonzero(~here), test=np.flatnonzero(here))
+            right = classified(systems, label, fold)
+            right["baseline"] = logistic(means, label, fold)
+            for system, points in right.items():
+                own = out.setdefault(system, {})
+                own |= {f"{name}/{i}": p for i, p in enumerate(points)}
+    return out
+
+
+def pieman(data: Path, folder: Path, asked: Any) -> Points:
+    """Which segment of the story is heard; an item is a listener, points a share."""
+    with np.load(data / "fmri_pieman_story" / "pieman_htfa_weights.npz") as held:
+        x = held["weights"].astype(float).swapaxes(1, 2)  # [R, C, T]
+    runs = np.stack([scaled(run) for run in x])
+    size, everyone = SHAPES["pieman"].window, np.arange(len(runs))
+    n = runs.shape[2] - size + 1
+    windows = [run[:, i : i + size] for run in runs for i in range(n)]
+
+    def matched(found: np.ndarray) -> np.ndarray:
+        """Share of each listener's segments that match their own best, [R]."""
+        z = found.reshape(len(runs), n, -1)
+        z = (z - z.mean(1, keepdims=True)) / (z.std(1, keepdims=True) + 1e-9)
+        return np.array(
+            [shares(z[i], (z.sum(0) - z[i]) / (len(z) - 1)) for i in everyone]
+        )
+
+    out: Points = {"baseline": {}}
+    flat = matched(np.stack([w.ravel() for w in windows]))
+    out["baseline"] = {str(i): flat[i] for i in everyone}
+    for part in range(2):
+        tested = everyone[part::2]
+        known = np.setdiff1d(everyone, tested)
+        networks = Networks("pieman", runs[known], folder / str(part), asked)
+        for system, layers in networks.features(windows).items():
+            scores = {layer: matched(x) for layer, x in layers.items()}
+            best = max(scores, key=lambda layer: scores[layer][known].mean())
+            own = out.setdefault(system, {})
+            own |= {str(i): scores[best][i] for i in tested}
+    return out
+
+
+def shares(mine: np.ndarray, others: np.ndarray) -> float:
+    """Share of segments [N, F] that correlate most with their own of the others.
+
+    Segments that overlap the true one are left out.
+    """
+    n = len(mine)
+    r = np.corrcoef(mine, others)[:n, n:]
+    apart = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    r[(apart > 0) & (apart < SHAPES["pieman"].window)] = -np.inf
+    return float((r.argmax(1) == np.arange(n)).mean())
+
+
+SETS = {"hcp": hcp, "pieman": pieman, "haxby": haxby}
+
+
+# ---- all of them ---------------------------------------------------------------------
+
+
+def show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Mean over seeds with its interval over subjects, listeners or runs."""
+    items = list(rows[0]["points"]["baseline"])
+    points = {
+        system: np.array([[row["points"][system][i] for i in items] for row in rows])
+        for system in rows[0]["points"]
+    }
+    groups = np.array([item.split("/")[0] for item in items])
+    ones = np.ones(len(items))
+    for system, x in points.items():
+        found = interval(x, ones, groups)
+        seeds = ", ".join(f"{m:.3f}" for m in x.mean(1))
+        print(
+            f"{name:7s} {system:13s} {found.value:.3f} [{found.low:.3f}, "
+            f"{found.high:.3f}] of {len(items)} (seeds {seeds})"
+        )
+    gain = paired(points["pretrained"], points["untrained"], ones, groups)
+    print(f"{name:7s} gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sets", default="hcp,pieman,haxby")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("overrides", nargs="*")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    journal = asked.out / "rows.jsonl"
+    text = journal.read_text() if journal.exists() else ""
+    done = [json.loads(line) for line in text.splitlines()]
+    for name in asked.sets.split(","):
+        wanted = []
+        for seed in map(int, asked.seeds.split(",")):
+            key = {"set": name, "seed": seed, "steps": asked.steps}
+            key["overrides"] = asked.overrides
+            row = next((r for r in done if r.items() >= key.items()), None)
+            if row is None:
+                asked.seed = seed
+                folder = asked.out / "runs" / f"{name}-{asked.steps}-{seed}"
+                row = {**key, "points": SETS[name](asked.data, folder, asked)}
+                with open(journal, "a") as out:
+                    out.write(json.dumps(row) + "\n")
+            wanted.append(row)
+        show(name, wanted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The quickstart of Brain-Semantoks, on simulated people at rest with known truth.
+
+Runs without labels to pretrain on, and a probe of the frozen network on people it never
+met. The first label is the direction in which a weak wave crosses two networks, which
+connectivity and spectra do not show; the second is a coupling that connectivity shows.
+Beside it stand the same network untrained and trained with labels, classic features,
+lagged covariance, and what one who knows the simulation reads.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neurofm import config, evaluate, files
+from neurofm.checkpoint import Checkpoints
+from neurofm.config import Experiment
+from neurofm.data.records import Dataset, open_dataset
+from neurofm.eval.connectomes import connectome_candidates, lagged_candidates
+from neurofm.eval.examples import Examples, from_dataset
+from neurofm.eval.features import Candidates, network_pools, vectors
+from neurofm.eval.scores import compare
+from neurofm.model import Model, load
+from neurofm.models.finetune import Finetune
+from neurofm.optim import Optim
+from neurofm.quickstart import resting
+from neurofm.quickstart.finished import Finished, read_back, sentence
+from neurofm.report import page as report
+from neurofm.run.metrics import Row
+from neurofm.step import train_step
+from neurofm.train import pretrain
+
+log = logging.getLogger(__name__)
+
+CONFIG = "brain_semantoks/quickstart"
+LABELS = ("direction", "coupling")
+PAIRS = tuple(
+    ("model", name)
+    for name in ("untrained", "supervised", "baseline", "lagged_covariance")
+)
+SUPERVISED_STEPS, SUPERVISED_BATCH, SUPERVISED_RATE = 300, 32, 1e-3
+
+
+def total_steps(overrides: tuple[str, ...]) -> int:
+    """Steps of pretraining."""
+    return config.load(CONFIG, overrides).train.steps
+
+
+def experiment(workdir: Path, seed: int, overrides: tuple[str, ...]) -> Experiment:
+    """The config, fitted to the store and the table of networks of this folder."""
+    records = workdir / "records"
+    own = (f"data.path={records / 'stream'}", f"seed={seed}")
+    own += (f"task.networks={records / 'networks.tsv'}",)
+    exp = config.load(CONFIG, (*own, *overrides))
+    return replace(exp, task=exp.task.fitted([open_dataset(records / "stream")]))
+
+
+def quickstart(
+    workdir: Path,
+    seed: int,
+    overrides: tuple[str, ...],
+    show: Callable[[int, Row], None],
+) -> Finished:
+    """See `neurofm.quickstart.quickstart`."""
+    labelled = resting.generate(workdir / "records", seed, resting.TEN_MINUTES)
+    exp = experiment(workdir, seed, overrides)
+    if (before := read_back(workdir, {workdir: exp})) is not None:
+        return before
+    outcome = pretrain(exp, workdir, show)
+    if outcome.status != "done":
+        return Finished({}, outcome.status, outcome.sentence)
+    scores = score(exp, workdir, labelled)
+    files.write_json(workdir / "scores.json", scores)
+    report.render([workdir], workdir / "report.html")
+    return Finished(scores, "done", sentence(workdir))
+
+
+# ---- scores --------------------------------------------------------------------------
+
+
+def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
+    """Scores of the direction, beside them those of the coupling, and a curve."""
+    asked = {name: from_dataset(labelled, name, "subject", "split") for name in LABELS}
+    first = asked[LABELS[0]]
+
+    def read(name: str, model: Model) -> Candidates:
+        log.info("reading %d runs: %s", len(first.row), name)
+        return vectors(evaluate.network(model), network_pools, labelled, first)
+
+    model = load(workdir)
+    untrained = evaluate.untrained(model)
+    # So small a network leaves half of two cores idle: others train meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        taught = {
+            name: beside.submit(train_with_labels, untrained, exp.seed, labelled, name)
+            for name in LABELS
+        }
+        shared = {
+            "model": read("model", model),
+            "untrained": read("untrained", untrained),
+            "lagged_covariance": lagged_candidates(labelled, first),
+        }
+        classic = connectome_candidates(labelled, first)
+        steps = {0: shared["untrained"], exp.train.steps: shared["model"]}
+        for step in Checkpoints(workdir / "checkpoints").steps():
+            if step not in steps:
+                earlier = load(workdir / "checkpoints" / str(step))
+                steps[step] = read(f"step {step}", earlier)
+        tables = {}
+        for name, examples in asked.items():
+            systems = {system: [found] for system, found in shared.items()}
+            systems["supervised"] = [read("supervised", taught[name].result())]
+            evidence = np.array(labelled.items[f"{name}_evidence"].to_pylist())
+            systems["oracle"] = [{"oracle": evidence[:, None]}]
+            tables[name] = compare(systems, classic, examples, PAIRS)
+    main, other = (tables[name] for name in LABELS)
+    parts = {
+        part: {**main[part], LABELS[1]: other[part]}
+        for part in ("scores", "differences")
+    }
+    about = {"suite": "probe", "target": f"{LABELS[0]} of a wave, new people"}
+    curves = {name: over_steps(steps, examples) for name, examples in asked.items()}
+    return {**about, **main, **parts, "over_steps": curves}
+
+
+def over_steps(
+    steps: dict[int, Candidates], examples: Examples
+) -> list[dict[str, float]]:
+    """Scores after so many steps of pretraining, with their intervals."""
+    points = []
+    for step in sorted(steps):
+        found = compare({"model": [steps[step]]}, {}, examples)["scores"]["model"]
+        points.append({"step": step, **{k: found[k] for k in ("mean", "low", "high")}})
+    return points
+
+
+def train_with_labels(
+    untrained: Model, seed: int, labelled: Dataset, target: str
+) -> Model:
+    """The untrained network trained on random crops of the training people."""
+    split, words = (np.array(labelled.items[k].to_pylist()) for k in ("split", target))
+    rows = np.flatnonzero(split == "train")
+    classes, labels = np.unique(words, return_inverse=True)
+    task = Finetune(
+        task=untrained.task, classes=tuple(map(str, classes)), layer="cls_avg"
+    )
+    frozen = {"task": untrained.task.inference(untrained.variables)}
+    optim = Optim(lr=SUPERVISED_RATE, warmup=0.1)
+    window = untrained.contract.window_samples
+    n = SUPERVISED_BATCH
+
+    def batch(step: int) -> dict[str, Any]:
+        rng = np.random.default_rng((seed, step))
+        pick = rng.choice(rows, min(n, len(rows)), replace=False)
+        room = labelled.items["n_samples"].to_numpy()[pick] - window
+        bold = np.stack(
+            [
+                labelled.read(int(row), start, start + window)
+                for row, start in zip(pick, rng.integers(room + 1), strict=True)
+            ]
+        )
+        return {
+            "fmri/bold": bold,
+            "fmri/regions": np.ones(bold.shape[:2], bool),
+            "fmri/span": np.tile(np.array([[0, window]], np.int32), (len(pick), 1)),
+            "label": labels[pick].astype(np.int32),
+            "index": np.arange(len(pick), dtype=np.int32),
+            "valid": np.ones(len(pick), bool),
+        }
+
+    log.info("training with labels of the %s, %d steps", target, SUPERVISED_STEPS)
+    variables = jax.jit(task.init)(jax.random.key(seed), batch(0), frozen)
+    opt = jax.jit(optim.build(SUPERVISED_STEPS).init)(variables["params"])
+    state = {**variables, "opt": opt, "step": jnp.zeros((), jnp.int32)}
+    step = jax.jit(train_step(task, optim, SUPERVISED_STEPS, 1, seed), donate_argnums=0)
+    for i in range(SUPERVISED_STEPS):
+        state, _, _ = step(state, frozen, batch(i))
+    variables = jax.device_get(task.model({**state, "frozen": frozen}))
+    return Model(untrained.task, {**variables, "slow": {}}, {"source": "supervised"})
