@@ -7,8 +7,9 @@ Beside it stand the same network untrained and trained with labels, classic feat
 lagged covariance, and what one who knows the simulation reads.
 """
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from neurofm.config import Experiment
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.eval.connectomes import connectome_candidates, lagged_candidates
 from neurofm.eval.examples import Examples, from_dataset
-from neurofm.eval.features import Candidates, network_pools, vectors
+from neurofm.eval.features import Candidates, Embed, Pool, Tokens, vectors
+from neurofm.eval.pieces import Recordings
 from neurofm.eval.scores import compare
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
@@ -34,11 +36,13 @@ from neurofm.quickstart.finished import Finished, read_back, sentence
 from neurofm.report import page as report
 from neurofm.run.metrics import Row
 from neurofm.step import train_step
+from neurofm.task import Task, Tree
 from neurofm.train import pretrain
 
 log = logging.getLogger(__name__)
 
 CONFIG = "brain_semantoks/quickstart"
+READ_BATCH = 32  # runs
 LABELS = ("direction", "coupling")
 PAIRS = tuple(
     ("model", name)
@@ -91,16 +95,13 @@ def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
 
     def read(name: str, model: Model) -> Candidates:
         log.info("reading %d runs: %s", len(first.row), name)
-        return vectors(evaluate.network(model), network_pools, labelled, first)
+        return vectors(reader(model), mean_pool, labelled, first)
 
     model = load(workdir)
     untrained = evaluate.untrained(model)
     # So small a network leaves half of two cores idle: others train meanwhile.
     with ThreadPoolExecutor(1) as beside:
-        taught = {
-            name: beside.submit(train_with_labels, untrained, exp.seed, labelled, name)
-            for name in LABELS
-        }
+        taught = beside.submit(train_with_labels, untrained, exp.seed, labelled)
         shared = {
             "model": read("model", model),
             "untrained": read("untrained", untrained),
@@ -115,7 +116,7 @@ def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
         tables = {}
         for name, examples in asked.items():
             systems = {system: [found] for system, found in shared.items()}
-            systems["supervised"] = [read("supervised", taught[name].result())]
+            systems["supervised"] = [read("supervised", taught.result()[name])]
             evidence = np.array(labelled.items[f"{name}_evidence"].to_pylist())
             systems["oracle"] = [{"oracle": evidence[:, None]}]
             tables[name] = compare(systems, classic, examples, PAIRS)
@@ -127,6 +128,11 @@ def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
     about = {"suite": "probe", "target": f"{LABELS[0]} of a wave, new people"}
     curves = {name: over_steps(steps, examples) for name, examples in asked.items()}
     return {**about, **main, **parts, "over_steps": curves}
+
+
+def mean_pool(layer: str) -> dict[str, Pool]:
+    """A layer's tokens are averaged."""
+    return {layer: lambda values, mask: values[mask].mean(0)}
 
 
 def over_steps(
@@ -141,45 +147,92 @@ def over_steps(
 
 
 def train_with_labels(
-    untrained: Model, seed: int, labelled: Dataset, target: str
-) -> Model:
-    """The untrained network trained on random crops of the training people."""
-    split, words = (np.array(labelled.items[k].to_pylist()) for k in ("split", target))
-    rows = np.flatnonzero(split == "train")
-    classes, labels = np.unique(words, return_inverse=True)
-    task = Finetune(
-        task=untrained.task, classes=tuple(map(str, classes)), layer="cls_avg"
-    )
+    untrained: Model, seed: int, labelled: Dataset
+) -> dict[str, Model]:
+    """The untrained network trained on crops of the training people, a label each."""
+    rows = np.flatnonzero(np.array(labelled.items["split"].to_pylist()) == "train")
+    task = Finetune(task=untrained.task, layer="cls_avg")
     frozen = {"task": untrained.task.inference(untrained.variables)}
     optim = Optim(lr=SUPERVISED_RATE, warmup=0.1)
-    window = untrained.contract.window_samples
-    n = SUPERVISED_BATCH
+    step = jax.jit(train_step(task, optim, SUPERVISED_STEPS, 1, seed))
 
-    def batch(step: int) -> dict[str, Any]:
-        rng = np.random.default_rng((seed, step))
-        pick = rng.choice(rows, min(n, len(rows)), replace=False)
-        room = labelled.items["n_samples"].to_numpy()[pick] - window
-        bold = np.stack(
-            [
-                labelled.read(int(row), start, start + window)
-                for row, start in zip(pick, rng.integers(room + 1), strict=True)
-            ]
-        )
-        return {
-            "fmri/bold": bold,
-            "fmri/regions": np.ones(bold.shape[:2], bool),
-            "fmri/span": np.tile(np.array([[0, window]], np.int32), (len(pick), 1)),
-            "label": labels[pick].astype(np.int32),
-            "index": np.arange(len(pick), dtype=np.int32),
-            "valid": np.ones(len(pick), bool),
-        }
+    def batch(i: int, label: np.ndarray) -> dict[str, Any]:
+        rng = np.random.default_rng((seed, i))
+        pick = rng.choice(rows, SUPERVISED_BATCH)
+        crops = crops_of(labelled, pick, untrained.contract.window_samples, rng)
+        return {**crops, "label": label[pick].astype(np.int32)}
 
-    log.info("training with labels of the %s, %d steps", target, SUPERVISED_STEPS)
-    variables = jax.jit(task.init)(jax.random.key(seed), batch(0), frozen)
-    opt = jax.jit(optim.build(SUPERVISED_STEPS).init)(variables["params"])
-    state = {**variables, "opt": opt, "step": jnp.zeros((), jnp.int32)}
-    step = jax.jit(train_step(task, optim, SUPERVISED_STEPS, 1, seed), donate_argnums=0)
-    for i in range(SUPERVISED_STEPS):
-        state, _, _ = step(state, frozen, batch(i))
-    variables = jax.device_get(task.model({**state, "frozen": frozen}))
-    return Model(untrained.task, {**variables, "slow": {}}, {"source": "supervised"})
+    found = {}
+    for name in LABELS:
+        log.info("training with labels of the %s, %d steps", name, SUPERVISED_STEPS)
+        label = np.unique(labelled.items[name].to_pylist(), return_inverse=True)[1]
+        start = jax.jit(task.init)(jax.random.key(seed), batch(0, label), frozen)
+        opt = optim.build(SUPERVISED_STEPS).init(start["params"])
+        state = {**start, "opt": opt, "step": jnp.zeros((), jnp.int32)}
+        for i in range(SUPERVISED_STEPS):
+            state, _, _ = step(state, frozen, batch(i, label))
+        variables = jax.device_get(task.model({**state, "frozen": frozen}))
+        source = {"source": f"supervised on the {name}"}
+        found[name] = Model(untrained.task, {**variables, "slow": {}}, source)
+    return found
+
+
+def crops_of(
+    store: Dataset, rows: np.ndarray, window: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """A random crop of each of these runs, as a batch."""
+    room = store.items["n_samples"].to_numpy()[rows] - window
+    starts = rng.integers(room + 1).tolist()
+    crops = [
+        store.read(row, start, start + window)
+        for row, start in zip(rows.tolist(), starts, strict=True)
+    ]
+    return batch_of(np.stack(crops))
+
+
+# ---- reading -------------------------------------------------------------------------
+
+
+@functools.cache  # networks of one task share its program
+def _read(task: Task):
+    @jax.jit
+    def read(variables: Tree, batch: Tree):
+        sources = task.read(variables, batch, "sources").values
+        features = task.read(variables, batch)
+        return {**features.values, "networks": sources["networks"]}, features.times_s
+
+    return read
+
+
+def reader(model: Model) -> Embed:
+    """All layers of a network, and the tokens of each network; windows side by side."""
+    task, window = model.task, model.contract.window_samples
+    read, variables = _read(task), task.inference(model.variables)
+
+    def embed(store: Recordings, rows: Sequence[int]) -> Iterator[tuple[int, Tokens]]:
+        n = int(store.items["n_samples"].to_numpy().min()) // window
+        for first in range(0, len(rows), READ_BATCH):
+            part = rows[first : first + READ_BATCH]
+            padded = np.resize(part, READ_BATCH)  # one program for all batches
+            runs = [store.read(int(row), 0, n * window) for row in padded]
+            crops = [crop for run in runs for crop in np.split(run, n, axis=1)]
+            layers, times = jax.device_get(read(variables, batch_of(np.stack(crops))))
+            at = np.arange(n)[:, None] * window / model.contract.sfreq + times[:n]
+            for i, row in enumerate(part):
+                own = slice(i * n, (i + 1) * n)
+                values = {k: np.concatenate(x[own]) for k, x in layers.items()}
+                yield row, Tokens(values, at.ravel())
+
+    return embed
+
+
+def batch_of(bold: np.ndarray) -> dict[str, np.ndarray]:
+    """Whole windows [B, C, T] of all regions as a batch."""
+    n = len(bold)
+    return {
+        "fmri/bold": bold,
+        "fmri/regions": np.ones(bold.shape[:2], bool),
+        "fmri/span": np.tile(np.array([[0, bold.shape[2]]], np.int32), (n, 1)),
+        "index": np.arange(n, dtype=np.int32),
+        "valid": np.ones(n, bool),
+    }

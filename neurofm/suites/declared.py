@@ -26,6 +26,7 @@ KINDS = {
     "retrieval": "neurofm.suites.retrieval",
     "hear": "neurofm.suites.hear",
     "zero-shot": "neurofm.suites.zero_shot",
+    "crop-probe": "neurofm.suites.crop_probe",
 }
 # Kinds whose settings are options of the command: what a file may set.
 OF_THE_COMMAND: dict[str, dict[str, Any]] = {
