@@ -40,7 +40,6 @@ from neurofm.data.layout import DatasetInfo
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.writer import Recording, write_dataset
 from neurofm.eval import probe
-from neurofm.eval.connectomes import connectivity
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import piece_pools, vectors
 from neurofm.eval.splits import Fold
@@ -176,39 +175,52 @@ def logistic(x: np.ndarray, target: np.ndarray, fold: Fold) -> np.ndarray:
     return (told.predict(x[fold.test]) == target[fold.test]).astype(float)
 
 
-# ---- the three sets ------------------------------------------------------------------
+# ---- who someone is ------------------------------------------------------------------
 
 
-def hcp(data: Path, folder: Path, asked: Any) -> Points:
-    """Who someone is, of six; an item is a window, named by its subject."""
-    halves: list[list[np.ndarray]] = [[], []]
+def hcp_windows(data: Path) -> tuple[list[np.ndarray], np.ndarray, Fold]:
+    """Windows of both halves of everyone, scaled by half, and whose they are."""
+    size, halves = SHAPES["hcp"].window, ([], [])
     for path in sorted((data / "fmri_hcp_aal2").glob("*.npz")):
         with np.load(path) as held:
             x = held["bold"].astype(float)
         for half, part in zip(halves, np.split(x, 2, axis=1), strict=True):
-            half.append(scaled(part))
-    networks = Networks("hcp", halves[0], folder, asked)
-    size = SHAPES["hcp"].window
-    windows, target = [], []
-    for half in halves:
-        for who, x in enumerate(half):
-            parts = np.split(x, x.shape[1] // size, axis=1)
-            windows += parts
-            target += [who] * len(parts)
-    label, n = np.array(target), len(target) // 2
-    fold = Fold(train=np.arange(n), test=np.arange(n, 2 * n))
-    pairs = np.stack([connectivity(x, 1 / SHAPES["hcp"].tr_s) for x in windows])
-    systems = {**networks.features(windows), "connectivity": {"pairs": pairs}}
-    right = classified(systems, label, fold)
-    plain = np.stack([np.corrcoef(x)[np.triu_indices(len(x), 1)] for x in windows])
-    right["baseline"] = logistic(plain, label, fold)
-    items = [f"{label[i]}/{i}" for i in fold.test]
+            half.append(np.split(scaled(part), part.shape[1] // size, axis=1))
+    windows = [x for half in halves for mine in half for x in mine]
+    who = [i for half in halves for i, mine in enumerate(half) for _ in mine]
+    n = len(windows) // 2
+    return windows, np.array(who), Fold(train=np.arange(n), test=np.arange(n, 2 * n))
+
+
+def pairs(windows: Sequence[np.ndarray]) -> np.ndarray:
+    """Correlations of all pairs of regions."""
+    at = np.triu_indices(len(windows[0]), 1)
+    return np.stack([np.corrcoef(x)[at] for x in windows])
+
+
+def hcp(data: Path, folder: Path, asked: Any) -> Points:
+    """Who someone is, of six; an item is a window, named by its subject."""
+    windows, who, fold = hcp_windows(data)
+    n = len(windows) // 2
+    per = n // len(np.unique(who))
+    runs = [np.concatenate(windows[i : i + per], axis=1) for i in range(0, n, per)]
+    networks = Networks("hcp", runs, folder, asked)
+    r = pairs(windows)
+    systems = {**networks.features(windows), "connectivity": {"pairs": r}}
+    right = classified(systems, who, fold)
+    right["baseline"] = logistic(r, who, fold)
+    items = [f"{who[i]}/{i}" for i in fold.test]
     return {k: dict(zip(items, x.tolist(), strict=True)) for k, x in right.items()}
 
 
-def haxby(data: Path, folder: Path, asked: Any) -> Points:
-    """Which kind of picture a block shows; an item is a block, named by its run."""
-    source = data / "fmri_haxby_slice"
+# ---- which picture -------------------------------------------------------------------
+
+
+def haxby_blocks(
+    data: Path,
+) -> tuple[dict[str, np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
+    """Runs without their trend, by name; blocks, what they show, and their runs."""
+    source, size = data / "fmri_haxby_slice", SHAPES["haxby"].window
     image: Any = nibabel.load(source / "bold.nii.gz")
     mask: Any = nibabel.load(source / "mask.nii.gz")
     inside = np.asarray(mask.dataobj).reshape(image.shape[:3]) != 0
@@ -216,68 +228,75 @@ def haxby(data: Path, folder: Path, asked: Any) -> Points:
     with (source / "labels.tsv").open() as file:
         table = list(csv.DictReader(file, delimiter="\t"))
     of_run = np.array([row["run"] for row in table])
-    names, size = list(dict.fromkeys(of_run)), SHAPES["haxby"].window
-    runs, windows, target, run = {}, [], [], []
-    for name in names:
+    label = np.array([row["label"] for row in table])
+    runs, blocks, shown, run = {}, [], [], []
+    for name in dict.fromkeys(of_run.tolist()):
         at = np.flatnonzero(of_run == name)
         runs[name] = scaled(volumes[:, at], "linear")
-        labels = [table[i]["label"] for i in at]
-        for start in range(len(at) - size + 1):
-            block = labels[start : start + size]
-            first = start == 0 or labels[start - 1] != labels[start]
-            if first and set(block) == {block[0]} != {"rest"}:
-                windows.append(runs[name][:, start : start + size])
-                target.append(block[0])
+        begins = np.flatnonzero(label[at][1:] != label[at][:-1]) + 1
+        for start in begins.tolist():
+            block = label[at][start : start + size]
+            if len(block) == size and set(block) == {block[0]} != {"rest"}:
+                blocks.append(runs[name][:, start : start + size])
+                shown.append(block[0])
                 run.append(name)
-    label, of = np.array(target), np.array(run)
-    means = np.stack([x.mean(1) for x in windows])
+    return runs, blocks, np.array(shown), np.array(run)
+
+
+def left_out(run: np.ndarray, name: str) -> Fold:
+    """Test one run, train on all others."""
+    here = run == name
+    return Fold(train=np.flatnonzero(~here), test=np.flatnonzero(here))
+
+
+def haxby(data: Path, folder: Path, asked: Any) -> Points:
+    """Which kind of picture a block shows; an item is a block, named by its run."""
+    runs, blocks, shown, run = haxby_blocks(data)
+    means = np.stack([x.mean(1) for x in blocks])
     out: Points = {}
     for part in range(2):
-        tested = names[part::2]
-        seen = [runs[name] for name in names if name not in tested]
+        tested = [*runs][part::2]
+        seen = [x for name, x in runs.items() if name not in tested]
         networks = Networks("haxby", seen, folder / str(part), asked)
-        systems = {**networks.features(windows), "block means": {"means": means}}
+        systems = {**networks.features(blocks), "block means": {"means": means}}
         for name in tested:
-            here = of == name
-            fold = Fold(train=np.flatnonzero(~here), test=np.flatnonzero(here))
-            right = classified(systems, label, fold)
-            right["baseline"] = logistic(means, label, fold)
+            fold = left_out(run, name)
+            right = classified(systems, shown, fold)
+            right["baseline"] = logistic(means, shown, fold)
             for system, points in right.items():
                 own = out.setdefault(system, {})
-                own |= {f"{name}/{i}": p for i, p in enumerate(points)}
+                own |= {f"{name}/{i}": p for i, p in enumerate(points.tolist())}
     return out
 
 
-def pieman(data: Path, folder: Path, asked: Any) -> Points:
-    """Which segment of the story is heard; an item is a listener, points a share."""
+# ---- which part of a story -----------------------------------------------------------
+
+
+def pieman_runs(data: Path) -> np.ndarray:
+    """Everyone's 100 hubs, scaled, [R, C, T]."""
     with np.load(data / "fmri_pieman_story" / "pieman_htfa_weights.npz") as held:
-        x = held["weights"].astype(float).swapaxes(1, 2)  # [R, C, T]
-    runs = np.stack([scaled(run) for run in x])
-    size, everyone = SHAPES["pieman"].window, np.arange(len(runs))
-    n = runs.shape[2] - size + 1
-    windows = [run[:, i : i + size] for run in runs for i in range(n)]
+        x = held["weights"].astype(float).swapaxes(1, 2)
+    return np.stack([scaled(run) for run in x])
 
-    def matched(found: np.ndarray) -> np.ndarray:
-        """Share of each listener's segments that match their own best, [R]."""
-        z = found.reshape(len(runs), n, -1)
-        z = (z - z.mean(1, keepdims=True)) / (z.std(1, keepdims=True) + 1e-9)
-        return np.array(
-            [shares(z[i], (z.sum(0) - z[i]) / (len(z) - 1)) for i in everyone]
-        )
 
-    out: Points = {"baseline": {}}
-    flat = matched(np.stack([w.ravel() for w in windows]))
-    out["baseline"] = {str(i): flat[i] for i in everyone}
-    for part in range(2):
-        tested = everyone[part::2]
-        known = np.setdiff1d(everyone, tested)
-        networks = Networks("pieman", runs[known], folder / str(part), asked)
-        for system, layers in networks.features(windows).items():
-            scores = {layer: matched(x) for layer, x in layers.items()}
-            best = max(scores, key=lambda layer: scores[layer][known].mean())
-            own = out.setdefault(system, {})
-            own |= {str(i): scores[best][i] for i in tested}
-    return out
+def segments(runs: np.ndarray) -> list[np.ndarray]:
+    """All windows of everyone, one after another."""
+    size = SHAPES["pieman"].window
+    starts = range(runs.shape[2] - size + 1)
+    return [run[:, i : i + size] for run in runs for i in starts]
+
+
+def matched(found: np.ndarray, n_people: int) -> np.ndarray:
+    """Share of each person's segments that are like those of the others, [R].
+
+    Args:
+      found: a row a segment, as `segments` gives them.
+    """
+    x = found.reshape(n_people, len(found) // n_people, -1)
+    x = x - x.mean(1, keepdims=True)
+    x = x / (x.std(1, keepdims=True) + 1e-9)
+    total = x.sum(0)
+    return np.array([shares(mine, (total - mine) / (n_people - 1)) for mine in x])
 
 
 def shares(mine: np.ndarray, others: np.ndarray) -> float:
@@ -290,6 +309,24 @@ def shares(mine: np.ndarray, others: np.ndarray) -> float:
     apart = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     r[(apart > 0) & (apart < SHAPES["pieman"].window)] = -np.inf
     return float((r.argmax(1) == np.arange(n)).mean())
+
+
+def pieman(data: Path, folder: Path, asked: Any) -> Points:
+    """Which segment of the story is heard; an item is a listener, points a share."""
+    runs = pieman_runs(data)
+    everyone, windows = np.arange(len(runs)), segments(runs)
+    plain = matched(np.stack([x.ravel() for x in windows]), len(runs))
+    out: Points = {"baseline": {str(i): float(plain[i]) for i in everyone}}
+    for part in range(2):
+        tested = everyone[part::2]
+        known = np.setdiff1d(everyone, tested)
+        networks = Networks("pieman", runs[known], folder / str(part), asked)
+        for system, layers in networks.features(windows).items():
+            scores = {layer: matched(x, len(runs)) for layer, x in layers.items()}
+            best = max(scores, key=lambda layer: scores[layer][known].mean())
+            own = out.setdefault(system, {})
+            own |= {str(i): float(scores[best][i]) for i in tested}
+    return out
 
 
 SETS = {"hcp": hcp, "pieman": pieman, "haxby": haxby}

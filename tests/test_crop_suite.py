@@ -11,9 +11,8 @@ from tiny_fmri import NAMES, SEMANTOKS, store
 from neurofm.data.records import open_dataset
 from neurofm.errors import NeuroFMError
 from neurofm.eval.connectomes import connectivity, lagged_covariance, spectra
-from neurofm.eval.examples import from_dataset
 from neurofm.evaluate import evaluate
-from neurofm.model import abstract_batch, save
+from neurofm.model import abstract_variables, save
 from neurofm.suites import crop_probe
 
 TASK = replace(
@@ -32,9 +31,12 @@ epochs = 5
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "jit", quick.jit)
-    shapes = abstract_batch(TASK, 2, "train")
-    batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
-    variables = jax.device_get(jax.jit(TASK.init)(jax.random.key(0), batch, {}))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32),
+        abstract_variables(TASK),
+    )
+    variables["buffers"] = jax.tree.map(np.ones_like, variables["buffers"])
     save(tmp_path / "model", TASK, variables, {})
     return tmp_path / "model"
 
@@ -73,7 +75,8 @@ def test_the_probe_on_crops_is_run_by_the_command_and_stands_beside_others(
 def test_a_group_is_on_one_side_of_every_split(tmp_path):
     listed = [(f"sub-{i // 3}", 30, "train", "up") for i in range(30)]
     dataset = open_dataset(store(tmp_path / "data", listed))
-    examples = from_dataset(dataset, "direction", "subject", "kfold:2")
+    settings = crop_probe.Settings(target="direction", groups="subject")
+    examples = crop_probe.labelled(dataset, settings)
     seen = set()
     for seed in range(4):
         parts, _ = crop_probe.split(examples, (0.6, 0.2, 0.2), seed)

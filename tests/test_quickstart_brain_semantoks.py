@@ -19,7 +19,9 @@ SMALL = (
     *("train.checkpoint_every=1", "eval.every=0"),
 )
 FEW = resting.People(
-    n_subjects={"stream": 10, "train": 24, "valid": 12, "test": 20}, n_volumes=200
+    n_subjects={"stream": 10, "train": 24, "valid": 12, "test": 20},
+    stream_volumes=200,
+    n_volumes=200,
 )
 SYSTEMS = {
     *("model", "untrained", "supervised", "baseline", "connectivity", "spectra"),
@@ -29,7 +31,7 @@ SYSTEMS = {
 
 @pytest.fixture
 def few_people(monkeypatch):
-    monkeypatch.setattr(resting, "TEN_MINUTES", FEW)
+    monkeypatch.setattr(resting, "PEOPLE", FEW)
     monkeypatch.setattr(brain_semantoks, "SUPERVISED_STEPS", 2)
     monkeypatch.setattr(jax, "jit", quick.jit)
 

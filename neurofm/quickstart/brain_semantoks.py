@@ -31,10 +31,11 @@ from neurofm.eval.scores import compare
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
 from neurofm.optim import Optim
-from neurofm.quickstart import resting
+from neurofm.quickstart import resting, resting_figures
 from neurofm.quickstart.finished import Finished, read_back, sentence
 from neurofm.report import page as report
 from neurofm.run.metrics import Row
+from neurofm.simulate import networks_fmri as simulation
 from neurofm.step import train_step
 from neurofm.task import Task, Tree
 from neurofm.train import pretrain
@@ -72,7 +73,7 @@ def quickstart(
     show: Callable[[int, Row], None],
 ) -> Finished:
     """See `neurofm.quickstart.quickstart`."""
-    labelled = resting.generate(workdir / "records", seed, resting.TEN_MINUTES)
+    labelled = resting.generate(workdir / "records", seed, resting.PEOPLE)
     exp = experiment(workdir, seed, overrides)
     if (before := read_back(workdir, {workdir: exp})) is not None:
         return before
@@ -80,6 +81,7 @@ def quickstart(
     if outcome.status != "done":
         return Finished({}, outcome.status, outcome.sentence)
     scores = score(exp, workdir, labelled)
+    resting_figures.draw(workdir / "figures", simulation.world(seed), labelled)
     files.write_json(workdir / "scores.json", scores)
     report.render([workdir], workdir / "report.html")
     return Finished(scores, "done", sentence(workdir))

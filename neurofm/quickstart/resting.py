@@ -27,15 +27,20 @@ N_HELD_OUT = 40  # people of the stream, further ones
 
 @dataclass(frozen=True, kw_only=True)
 class People:
-    """How many people, of one run each, and how long a run is."""
+    """How many people, of one run each, and how long a run is.
+
+    Runs of the stream are the longer ones, so that two crops of one seldom overlap:
+    what they share is then the person, not the noise.
+    """
 
     n_subjects: dict[Part, int] = field(
         default_factory=lambda: {"stream": 800, "train": 200, "valid": 100, "test": 400}
     )
+    stream_volumes: int = 800
     n_volumes: int = 300
 
 
-TEN_MINUTES = People()
+PEOPLE = People()
 
 
 def generate(folder: Path, seed: int, people: People) -> Dataset:
@@ -82,7 +87,7 @@ def stream(of: simulation.World, seed: int, people: People) -> Iterator[Recordin
     """Runs without labels; the last people are held out of training."""
     n = people.n_subjects["stream"]
     for number in range(n + N_HELD_OUT):
-        x, _ = simulation.run(of, seed, "stream", number, people.n_volumes)
+        x, _ = simulation.run(of, seed, "stream", number, people.stream_volumes)
         split = "train" if number < n else "valid"
         yield _recording(f"stream_{number:05d}", x, {"split": split})
 

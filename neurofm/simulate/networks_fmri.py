@@ -80,24 +80,28 @@ def world(seed: int) -> World:
     return World(network, phase, rng.uniform(0.6, 1.0, len(network)))
 
 
-def person(of: World, rng: np.random.Generator) -> Person:
-    """Draw someone; the labels are independent of each other and of all else."""
-    direction, coupling = rng.integers(2, size=2)
+def person(
+    of: World, rng: np.random.Generator, direction: int, coupling: int
+) -> Person:
+    """Draw someone with these labels; all else is independent of them."""
     n = len(SIZES)
     mixing = np.eye(n) + MIXING * rng.standard_normal((n, n))
     first, second = COUPLED
     mixing[second, first] += COUPLING * (1 - 2 * coupling)
     mixing /= np.linalg.norm(mixing, axis=1, keepdims=True)
     loads = of.loads * (1 + OWN_LOADS * rng.standard_normal(len(of.loads)))
-    return Person(int(direction), int(coupling), mixing, loads)
+    return Person(direction, coupling, mixing, loads)
 
 
 def run(
     of: World, seed: int, part: Part, number: int, n_volumes: int
 ) -> tuple[Float[np.ndarray, "C T"], Person]:
-    """A run of one of the people of a part, and who that is."""
+    """A run of one of the people of a part, and who that is.
+
+    Any four people in a row have the four pairs of labels.
+    """
     rng = np.random.default_rng([seed, _PERSON, PARTS.index(part), number])
-    who = person(of, rng)
+    who = person(of, rng, number % 2, number // 2 % 2)
     return recorded(of, who, rng, n_volumes), who
 
 

@@ -92,12 +92,7 @@ def evaluate(
             f"shares are {settings.shares}: give three above 0 whose sum is 1"
         )
     dataset = open_dataset(data)
-    examples = from_dataset(dataset, settings.target, settings.groups, "kfold:2")
-    if examples.span is not None:
-        raise NeuroFMError(
-            f"{settings.target!r} is a column of events: name one of the runs, or use "
-            "the suite probe"
-        )
+    examples = labelled(dataset, settings)
     splits = [split(examples, settings.shares, i) for i in range(settings.repeats)]
     models = [load(path) for path in given]
     found: dict[str, list[dict[str, Any]]] = {"model": [], "untrained": []}
@@ -129,6 +124,22 @@ def evaluate(
         "scores": scores,
         "splits": found["model"][: settings.repeats],
     }
+
+
+def labelled(dataset: Dataset, settings: Settings) -> Examples:
+    """Runs and their labels; the folds among them are not used.
+
+    Raises:
+      NeuroFMError: a column that is not there, or one of events.
+    """
+    scheme = "kfold:2" if settings.groups is None else "groupkfold:2"
+    examples = from_dataset(dataset, settings.target, settings.groups, scheme)
+    if examples.span is not None:
+        raise NeuroFMError(
+            f"{settings.target!r} is a column of events: name one of the runs, or use "
+            "the suite probe"
+        )
+    return examples
 
 
 Split = tuple[dict[str, Int[np.ndarray, " _"]], int]
