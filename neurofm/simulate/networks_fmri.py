@@ -28,7 +28,7 @@ WAVE, NETWORK = 0.04, 0.4  # shares of a region's variance; the rest is its own
 COHERENCE = 0.9  # of the wave, from a volume to the next
 AR = 0.5  # of networks and of regions by themselves
 MIXING, COUPLING = 0.2, 0.5  # deviation of a person's coupling; that of the label
-OWN_LOADS = 0.3  # deviation of a person's loads from those of all
+OWN_LOADS = 0.05  # deviation of a person's loads from those of all
 
 _WORLD, _PERSON = 0, 1  # purposes of random numbers
 _WARM_UP = 50
