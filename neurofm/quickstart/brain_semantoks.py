@@ -49,7 +49,7 @@ PAIRS = tuple(
     ("model", name)
     for name in ("untrained", "supervised", "baseline", "lagged_covariance")
 )
-SUPERVISED_STEPS, SUPERVISED_BATCH, SUPERVISED_RATE = 300, 32, 1e-3
+SUPERVISED_STEPS, SUPERVISED_BATCH, SUPERVISED_RATE = 200, 32, 1.4e-3
 
 
 def total_steps(overrides: tuple[str, ...]) -> int:

@@ -34,7 +34,7 @@ class People:
     """
 
     n_subjects: dict[Part, int] = field(
-        default_factory=lambda: {"stream": 500, "train": 200, "valid": 100, "test": 400}
+        default_factory=lambda: {"stream": 500, "train": 200, "valid": 100, "test": 300}
     )
     stream_volumes: int = 800
     n_volumes: int = 300
