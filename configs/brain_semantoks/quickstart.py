@@ -3,8 +3,8 @@ r"""The Brain-Semantoks of the quickstart: 2 blocks of width 48, six small netwo
     neurofm pretrain brain_semantoks/quickstart --workdir RUN data.path=DIR \
         task.networks=FILE.tsv
 
-Crops are of two minutes. What differs from the published recipe: sizes, steps, the rate,
-and a teacher that follows faster, as the run is short.
+Crops are of two minutes. What differs from the published recipe: sizes, steps, the
+rate, and a teacher that follows faster, as the run is short.
 """
 
 from neurofm.config import Eval, Experiment, Train
