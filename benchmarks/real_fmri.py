@@ -321,7 +321,7 @@ def pieman(data: Path, folder: Path, asked: Any) -> Points:
     for part in range(2):
         tested = everyone[part::2]
         known = np.setdiff1d(everyone, tested)
-        networks = Networks("pieman", runs[known], folder / str(part), asked)
+        networks = Networks("pieman", [*runs[known]], folder / str(part), asked)
         for system, layers in networks.features(windows).items():
             scores = {layer: matched(x, len(runs)) for layer, x in layers.items()}
             best = max(scores, key=lambda layer: scores[layer][known].mean())
@@ -357,7 +357,7 @@ def show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", default="hcp,pieman,haxby")

@@ -221,7 +221,8 @@ def ridged(
     rows: Mapping[str, Int[np.ndarray, " _"]],
 ) -> float:
     """The same metric of whole runs, by the probe that all suites share."""
-    told = probe.fit({"connectivity": x}, target, Fold(**rows)).prediction
+    fold = Fold(train=rows["train"], valid=rows["valid"], test=rows["test"])
+    told = probe.fit({"connectivity": x}, target, fold).prediction
     return scored(target[rows["test"]], told)
 
 
