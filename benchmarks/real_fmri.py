@@ -35,7 +35,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 from sklearn.linear_model import LogisticRegression
 
-from neurofm import config, evaluate
+from neurofm import config
 from neurofm.data.layout import DatasetInfo
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.writer import Recording, write_dataset
@@ -44,9 +44,11 @@ from neurofm.eval.examples import Examples
 from neurofm.eval.features import piece_pools, vectors
 from neurofm.eval.splits import Fold
 from neurofm.eval.stats import interval, paired
+from neurofm.eval.untrained import untrained
 from neurofm.model import load
 from neurofm.models.brain_semantoks_tokenizers import Branch
 from neurofm.signals import bold
+from neurofm.suites import entrants
 from neurofm.train import pretrain
 
 N_NETWORKS = 8
@@ -107,7 +109,7 @@ class Networks:
         pretrain(replace(exp, task=task), folder / "run")
         model = load(folder / "run")
         self.folder, self.shape = folder, shape
-        self.models = {"pretrained": model, "untrained": evaluate.untrained(model)}
+        self.models = {"pretrained": model, "untrained": untrained(model)}
 
     def features(
         self, windows: Sequence[np.ndarray]
@@ -117,7 +119,7 @@ class Networks:
         rows = np.arange(len(windows))
         examples = Examples(rows, None, rows, None, rows, [], {})
         return {
-            name: dict(vectors(evaluate.network(model), piece_pools, read, examples))
+            name: dict(vectors(entrants.network(model), piece_pools, read, examples))
             for name, model in self.models.items()
         }
 

@@ -25,12 +25,14 @@ import real_audio
 import real_eeg
 from sklearn.metrics import roc_auc_score
 
-from neurofm import config, evaluate, model
+from neurofm import config, model
 from neurofm.data import labelled
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.eval.stats import interval, paired
+from neurofm.eval.untrained import untrained
 from neurofm.finetune import best_step, finetune, predict
 from neurofm.stores import place
+from neurofm.suites import entrants
 
 # Of the network, head and all; the head learns ten times as fast.
 RATES = {"probe": 1e-3, "lora": 1e-3, "full": 5e-4}
@@ -206,8 +208,8 @@ def fresh(case: Case, folder: Path) -> Path:
         pretrained = model.load(case.run)
         dataset = open_dataset(config.load(str(case.run / "config.json")).data.paths[0])
         rows = range(len(dataset.items))
-        batch = evaluate.first_batch(pretrained, dataset, rows)
-        start = evaluate.untrained(pretrained, batch)
+        batch = entrants.first_batch(pretrained, dataset, rows)
+        start = untrained(pretrained, batch)
         model.save(folder, start.task, start.variables, start.meta)
     return folder
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neurofm import config, evaluate, files
+from neurofm import config, files
 from neurofm.checkpoint import Checkpoints
 from neurofm.config import Experiment
 from neurofm.data.records import Dataset, open_dataset
@@ -28,6 +28,7 @@ from neurofm.eval.examples import Examples, from_dataset
 from neurofm.eval.features import Candidates, Embed, Pool, Tokens, vectors
 from neurofm.eval.pieces import Recordings
 from neurofm.eval.scores import compare
+from neurofm.eval.untrained import untrained
 from neurofm.model import Model, load
 from neurofm.models.finetune import Finetune
 from neurofm.optim import Optim
@@ -100,13 +101,13 @@ def score(exp: Experiment, workdir: Path, labelled: Dataset) -> dict[str, Any]:
         return vectors(reader(model), mean_pool, labelled, first)
 
     model = load(workdir)
-    untrained = evaluate.untrained(model)
+    fresh = untrained(model)
     # So small a network leaves half of two cores idle: others train meanwhile.
     with ThreadPoolExecutor(1) as beside:
-        taught = beside.submit(train_with_labels, untrained, exp.seed, labelled)
+        taught = beside.submit(train_with_labels, fresh, exp.seed, labelled)
         shared = {
             "model": read("model", model),
-            "untrained": read("untrained", untrained),
+            "untrained": read("untrained", fresh),
             "lagged_covariance": lagged_candidates(labelled, first),
         }
         classic = connectome_candidates(labelled, first)
@@ -148,20 +149,18 @@ def over_steps(
     return points
 
 
-def train_with_labels(
-    untrained: Model, seed: int, labelled: Dataset
-) -> dict[str, Model]:
+def train_with_labels(fresh: Model, seed: int, labelled: Dataset) -> dict[str, Model]:
     """The untrained network trained on crops of the training people, a label each."""
     rows = np.flatnonzero(np.array(labelled.items["split"].to_pylist()) == "train")
-    task = Finetune(task=untrained.task, layer="cls_avg")
-    frozen = {"task": untrained.task.inference(untrained.variables)}
+    task = Finetune(task=fresh.task, layer="cls_avg")
+    frozen = {"task": fresh.task.inference(fresh.variables)}
     optim = Optim(lr=SUPERVISED_RATE, warmup=0.1)
     step = jax.jit(train_step(task, optim, SUPERVISED_STEPS, 1, seed))
 
     def batch(i: int, label: np.ndarray) -> dict[str, Any]:
         rng = np.random.default_rng((seed, i))
         pick = rng.choice(rows, SUPERVISED_BATCH)
-        crops = crops_of(labelled, pick, untrained.contract.window_samples, rng)
+        crops = crops_of(labelled, pick, fresh.contract.window_samples, rng)
         return {**crops, "label": label[pick].astype(np.int32)}
 
     found = {}
@@ -175,7 +174,7 @@ def train_with_labels(
             state, _, _ = step(state, frozen, batch(i, label))
         variables = jax.device_get(task.model({**state, "frozen": frozen}))
         source = {"source": f"supervised on the {name}"}
-        found[name] = Model(untrained.task, {**variables, "slow": {}}, source)
+        found[name] = Model(fresh.task, {**variables, "slow": {}}, source)
     return found
 
 

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from neurofm import config, evaluate, files, finetune, stores
+from neurofm import config, files, finetune, stores
 from neurofm.config import Experiment
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.eval import probe
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates, piece_pools, vectors
 from neurofm.eval.splits import Fold
+from neurofm.eval.untrained import untrained
 from neurofm.model import Model, load, save
 from neurofm.models import duin_trunk
 from neurofm.models.duin import DuIN
@@ -34,6 +35,7 @@ from neurofm.quickstart.word_scores import Outputs
 from neurofm.report import page as report
 from neurofm.run.metrics import Row, read_rows
 from neurofm.simulate import words_oracle, words_seeg
+from neurofm.suites import entrants
 from neurofm.task import Tree
 from neurofm.train import pretrain
 
@@ -142,7 +144,7 @@ def save_untrained(workdir: Path, store: Dataset) -> None:
     model = load(workdir)
     known = np.flatnonzero(np.array(store.items["split"].to_pylist()) == "train")
     batch = batch_of(model, store, known[:: max(1, len(known) // 256)])
-    fresh = evaluate.untrained(model, batch)
+    fresh = untrained(model, batch)
     variables = {**fresh.variables, "buffers": normed(model.task, fresh, batch)}
     save(workdir / "untrained", model.task, variables, fresh.meta)
 
@@ -191,7 +193,7 @@ def score(workdir: Path, store: Dataset, last: Experiment, seed: int) -> dict[st
     world = words_seeg.world(seed)
     outputs["oracle"] = np.stack([words_oracle.evidence(world, one) for one in x[test]])
     result = word_scores.tables(outputs, word[test])
-    fresh = evaluate.untrained(first, batch_of(first, store, rows["train"]))
+    fresh = untrained(first, batch_of(first, store, rows["train"]))
     codes = {
         "model": codes_of(first, store, test),
         "untrained": codes_of(fresh, store, test),
@@ -239,7 +241,7 @@ def layers(model: Model, store: Dataset, fold: Fold) -> Candidates:
     rows = np.arange(len(store.items))
     log.info("reading %d trials: %s", len(rows), model.meta["source"])
     asked = Examples(rows, None, words.words(store), None, rows, [fold], {})
-    return vectors(evaluate.network(model), piece_pools, store, asked)
+    return vectors(entrants.network(model), piece_pools, store, asked)
 
 
 def samples(store: Dataset) -> Float[np.ndarray, "N C T"]:
@@ -250,7 +252,7 @@ def samples(store: Dataset) -> Float[np.ndarray, "N C T"]:
 
 def batch_of(model: Model, store: Dataset, rows: Int[np.ndarray, " n"]) -> Tree:
     """Trials as a batch of the model."""
-    batch = evaluate.first_batch(model, store, rows.tolist(), len(rows))
+    batch = entrants.first_batch(model, store, rows.tolist(), len(rows))
     assert batch is not None
     return batch
 
