@@ -12,7 +12,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union
+from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 import pydantic
 
@@ -22,6 +22,8 @@ from neurofm.optim import Optim
 from neurofm.run.track import Tracker
 from neurofm.stores import Place, place
 from neurofm.task import Task
+
+Node = TypeVar("Node")  # a tree of frozen dataclasses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,8 +336,11 @@ def find(name: str) -> Place:
 # ---- overrides -----------------------------------------------------------------------
 
 
-def override(exp: Experiment, overrides: tuple[str, ...]) -> Experiment:
-    """Apply `a.b=value` settings; of two for one key the later counts."""
+def override(exp: Node, overrides: tuple[str, ...]) -> Node:
+    """Apply `a.b=value` settings; of two for one key the later counts.
+
+    To an experiment, or to any other tree of frozen dataclasses.
+    """
     settings = []
     for setting in overrides:
         key, equals, value = setting.partition("=")

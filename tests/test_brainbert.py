@@ -20,6 +20,7 @@ from neurofm.objectives.stripes import (
     EMPTY,
     KEPT,
     Adaptive,
+    Banded,
     Static,
     Stripes,
     applied,
@@ -162,6 +163,31 @@ def test_a_tenth_of_the_stripes_is_left_and_a_tenth_is_copied(masker):
     assert starts.any()
     share = np.array([empty.sum(), copied.sum(), hidden.sum()]) / hidden.sum()
     np.testing.assert_allclose(share[:2], [0.8, 0.1], atol=0.04)
+
+
+def test_banded_stripes_hide_one_band_at_a_time_and_leave_the_others():
+    found = many(Banded(share=0.2, frames=(3, 6), edges=(2, 5)), t=60, f=7)
+    label = np.asarray(found.label)
+    in_time = label.any(2)
+    runs, bands = [], []
+    for row, hidden in zip(label, in_time, strict=True):
+        edges = np.flatnonzero(np.diff(hidden.astype(int), prepend=0, append=0))
+        for start, stop in edges.reshape(-1, 2):
+            assert (row[start:stop] == row[start]).all()
+            bands.append(tuple(np.flatnonzero(row[start])))
+            runs.append(stop - start)
+    assert set(runs) == {3, 4, 5, 6}
+    assert stats.chisquare(np.bincount(runs)[3:]).pvalue > 1e-3
+    assert set(bands) == {(0, 1), (2, 3, 4), (5, 6)}
+    counts = [bands.count(band) for band in sorted(set(bands))]
+    assert stats.chisquare(counts).pvalue > 1e-3
+    np.testing.assert_array_equal(found.freqs, KEPT)
+    x = jax.random.normal(jax.random.key(0), label.shape)
+    seen = np.asarray(applied(x, found, Banded.clean_copies))
+    np.testing.assert_array_equal(seen[~label], np.asarray(x)[~label])
+    empty = label & (np.asarray(found.frames) == EMPTY)[..., None]
+    assert (seen[empty] == 0).all()
+    np.testing.assert_allclose(empty.sum() / label.sum(), 0.8, atol=0.04)
 
 
 def test_the_numbers_of_stripes_say_what_stands_there():

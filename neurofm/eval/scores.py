@@ -33,6 +33,23 @@ def compare(
       systems: name -> the candidates of each of its seeds.
       baselines: name -> its only candidate. `baseline`, the best of them by validation
         in each fold, and `chance` are added.
+      pairs: see `scored`.
+
+    Returns:
+      See `scored`.
+    """
+    return scored(probe_all(systems, baselines, examples), examples, pairs)
+
+
+def scored(
+    probed: Mapping[str, Probed],
+    examples: Examples,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """Scores of outcomes, `chance` among them, with intervals.
+
+    Args:
+      probed: name -> the outcomes of each of its seeds, fold by fold.
       pairs: names whose differences are asked for; a pair with a missing name is not
         reported.
 
@@ -42,15 +59,6 @@ def compare(
       -> mean (over test items), std (over folds), n (test items), low and high (95%
       interval), folds, seeds, chosen; `differences`: "a-b" -> mean, low, high.
     """
-    return compared(probe_all(systems, baselines, examples), examples, pairs)
-
-
-def compared(
-    probed: Mapping[str, Probed],
-    examples: Examples,
-    pairs: Sequence[tuple[str, str]] = (),
-) -> dict[str, Any]:
-    """What `compare` gives, of outcomes that are there."""
     over, drawn = clusters(examples)
     weights = np.concatenate([outcome.weights for outcome in probed["chance"][0]])
     by_item = {name: points(seeds) for name, seeds in probed.items()}

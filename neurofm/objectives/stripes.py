@@ -243,4 +243,49 @@ class Adaptive:
         return Stripes(frames, freqs, in_time, in_time | in_freq)
 
 
-Masker = Static | Adaptive
+@dataclass(frozen=True, kw_only=True)
+class Banded:
+    """Stripes of frames over one band of frequencies, the other bands left as they are.
+
+    What is hidden of a band is to be told by the other bands at that time, and by what
+    both did before and after. Stripes do not touch, whatever their bands.
+
+    Attributes:
+      share: how often a frame begins a stripe.
+      frames: least and greatest width.
+      edges: first frequency, by its number, of every band but the lowest.
+    """
+
+    kind: Literal["banded"] = "banded"
+    share: float = 0.1
+    frames: tuple[int, int] = (8, 20)
+    edges: tuple[int, ...] = (10,)
+
+    clean_copies = True
+
+    def draw(self, key: jax.Array, n_frames: int, n_freqs: int) -> Stripes:
+        """Stripes of one spectrogram."""
+        key_time, key_band = jax.random.split(key)
+        u, bands = uniform(key_time, n_frames), jax.random.uniform(key_band, n_frames)
+        return self.stripes(u, bands, n_frames, n_freqs)
+
+    def stripes(
+        self, time: Uniform, bands: Float[Array, " S"], n_frames: int, n_freqs: int
+    ) -> Stripes:
+        """Those that these numbers give; numbers past the last start are unused.
+
+        Args:
+          bands: in [0, 1), which band a stripe at each start is of.
+        """
+        frames, in_time = _separate(time, self.share, self.frames, n_frames)
+        # Stripes do not touch, so all frames of one have the same first frame behind.
+        place = jnp.arange(n_frames)
+        begun = jnp.where(in_time & ~jnp.roll(in_time, 1).at[0].set(False), place, 0)
+        first = jax.lax.cummax(begun)
+        band = whole(bands[first], len(self.edges) + 1)
+        of_freq = np.searchsorted(self.edges, np.arange(n_freqs), side="right")
+        reached = in_time[:, None] & (band[:, None] == of_freq)
+        return Stripes(frames, jnp.full(n_freqs, KEPT), reached, reached)
+
+
+Masker = Static | Adaptive | Banded

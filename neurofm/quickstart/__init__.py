@@ -9,7 +9,10 @@ from neurofm.quickstart.finished import Finished
 from neurofm.registry import suggest
 from neurofm.run.metrics import Row
 
-SYSTEMS = ("wavjepa", "brainomni", "tribe", "brain_semantoks", "duin")
+SYSTEMS = (
+    *("wavjepa", "brainomni", "tribe"),
+    *("brain_semantoks", "brainbert", "duin"),
+)
 
 
 def quickstart(

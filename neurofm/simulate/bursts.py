@@ -27,7 +27,7 @@ JITTER_S = 0.3  # at most, of a pair from its place
 EXPONENT = (0.8, 1.6)  # of the background's amplitude, by subject
 AMPLITUDE_V = 5e-5
 LOWEST_HZ = 1.0  # below, the background has no power
-LOUD_DB = (9.0, 15.0)  # of a burst's middle over the background of its band
+LOUD_DB = (12.0, 18.0)  # of a burst's middle over the background of its band
 
 _SUBJECT, _RECORDING = 0, 1  # purposes of random numbers
 

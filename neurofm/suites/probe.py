@@ -37,7 +37,7 @@ from neurofm.eval.features import (
 from neurofm.eval.label_counts import curves
 from neurofm.eval.pieces import Pieces, Recordings
 from neurofm.eval.rhythms import band_power_candidates
-from neurofm.eval.scores import compare, compared, of_each, probe_all
+from neurofm.eval.scores import compare, of_each, probe_all, scored
 from neurofm.suites.entrants import BRAIN, Entrant, entrant
 
 _log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def score_probe(
     if settings.probe != "best":
         fit = partial(nested.fit, settings.probe)
     probed = probe_all(systems, baselines, examples, fit)
-    result = compared(probed, examples, PAIRS)
+    result = scored(probed, examples, PAIRS)
     if counts := settings.label_counts:
         few = curves(systems, baselines, examples, counts, settings.draws, fit)
         result["over_labels"] = few
