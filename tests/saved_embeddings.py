@@ -5,7 +5,7 @@ import numpy as np
 from neurofm.data.embeddings import Writer
 
 
-def save(folder, layers, columns=None, items=None, times=None, **request):
+def save(folder, layers, columns=None, items=None, times=None, info=None, **request):
     """Write layers {name: (N, D) or (N, T, D)}, a row an item."""
     x = {name: np.asarray(a, np.float32) for name, a in layers.items()}
     x = {name: a[:, None] if a.ndim == 2 else a for name, a in x.items()}
@@ -18,5 +18,5 @@ def save(folder, layers, columns=None, items=None, times=None, **request):
         own = {name: values[i] for name, values in (columns or {}).items()}
         rows = [(item, {k: a[i] for k, a in x.items()}, at, {"file": item, **own})]
         writer.add(item, rows, float(n_tokens))
-    writer.finish({"n_embeddings": n}, [])
+    writer.finish({"n_embeddings": n, **(info or {})}, [])
     return folder

@@ -27,6 +27,7 @@ KINDS = {
     "hear": "neurofm.suites.hear",
     "zero-shot": "neurofm.suites.zero_shot",
     "crop-probe": "neurofm.suites.crop_probe",
+    "dimension": "neurofm.suites.dimension",
 }
 # Kinds whose settings are options of the command: what a file may set.
 OF_THE_COMMAND: dict[str, dict[str, Any]] = {
