@@ -65,7 +65,7 @@ def predicted(
         draws = task.draw(batch, draw_key(0, jnp.int32(0), "eval"), jnp.int32(0), False)
         label = draws["label"]
         frames = jnp.where(label.any(2), EMPTY, KEPT)
-        stripes = Stripes(frames, draws["freqs"], label, label)
+        stripes = Stripes(frames, jnp.full_like(draws["freqs"], KEPT), label, label)
         target, visible = task.spectra(batch)
         x = applied(target, stripes, task.masker.clean_copies)
         last = task.layers(params, x, visible)[-1]
