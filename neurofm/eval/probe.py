@@ -8,7 +8,7 @@ Axis letters: N items, M some of them, F features, K outputs, S settings, T toke
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -88,13 +88,15 @@ def fit(
     target: Shaped[np.ndarray, "N *K"],
     fold: Fold,
     groups: Shaped[np.ndarray, " N"] | None = None,
+    kinds: Sequence[str] = tuple(SETTINGS),
 ) -> Outcome:
     """Choose candidate and probe without the test rows, refit, predict the test rows.
 
     Choosing uses `fold.valid`, or five inner folds of the training rows (by `groups`,
     where given) if that is empty. Ties go to what comes first: candidates in their
     order, ridge before neighbours, stronger smoothing before weaker. The chosen probe
-    is refitted on training and validation rows together.
+    is refitted on training and validation rows together. `kinds` are those to choose
+    among.
 
     Raises:
       NeuroFMError: a class of the test rows is missing in training, the training rows
@@ -109,7 +111,7 @@ def fit(
         inner = inner_folds(fold.train, groups)
 
     def chosen(name: str) -> Choice:
-        return _choose(name, candidates[name], goal, inner)
+        return _choose(name, candidates[name], goal, inner, kinds)
 
     # One thread a candidate: on small matrices the threads of BLAS wait for each other.
     with (
@@ -179,12 +181,17 @@ class Goal:
 
 
 def _choose(
-    name: str, features: Float[np.ndarray, "N F"], goal: Goal, inner: list[Fold]
+    name: str,
+    features: Float[np.ndarray, "N F"],
+    goal: Goal,
+    inner: list[Fold],
+    kinds: Sequence[str],
 ) -> Choice:
     """The best probe of one candidate over inner folds."""
     held_out = np.concatenate([f.test for f in inner])
     choices = []
-    for kind, settings in SETTINGS.items():
+    for kind in kinds:
+        settings = SETTINGS[kind]
         parts = [
             _fitted(kind, features, goal, f.train)(features[f.test]) for f in inner
         ]

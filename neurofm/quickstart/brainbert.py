@@ -22,6 +22,7 @@ from neurofm.config import Experiment
 from neurofm.data.records import Dataset
 from neurofm.eval import scores as scoring
 from neurofm.eval.examples import Examples
+from neurofm.eval.features import Candidates
 from neurofm.eval.probe import Choice, Outcome
 from neurofm.eval.scores import Probed
 from neurofm.eval.untrained import untrained
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "brainbert/quickstart"
 SIMULATION = "simulation."  # begins overrides of what is simulated
-BESIDE = ("supervised", "frozen", "untrained", "baseline", "lag_moments")
+BESIDE = ("supervised", "frozen", "untrained", "baseline", "neighbours", "lag_moments")
 
 
 def total_steps(overrides: tuple[str, ...]) -> int:
@@ -97,13 +98,12 @@ def score(exp: Experiment, workdir: Path, store: Dataset) -> dict[str, Any]:
         name: [contact_features.network(task, variables, windows)]
         for name, variables in networks.items()
     }
-    classic = contact_features.classic(task, windows)
-    beside = {
-        "lag_moments": classic.pop("lag_moments"),
-        "oracle": np.array(store.items["evidence"].to_pylist())[:, None],
-    }
-    systems |= {name: [{name: features}] for name, features in beside.items()}
-    probed = scoring.probe_all(systems, classic, examples)
+    moments = contact_features.lag_moments(task, windows)
+    evidence = np.array(store.items["evidence"].to_pylist())[:, None]
+    systems["lag_moments"] = [{"lag_moments": moments}]
+    systems["oracle"] = [{"oracle": evidence}]
+    probed = scoring.probe_all(systems, {}, examples)
+    probed |= beside(contact_features.classic(task, windows), examples)
     for name, start in (("model", "frozen"), ("supervised", "untrained")):
         log.info("fine-tuning on labels: %s", start)
         probed[name] = [[taught(task, networks[start], windows, examples, exp.seed)]]
@@ -122,6 +122,22 @@ def score(exp: Experiment, workdir: Path, store: Dataset) -> dict[str, Any]:
         "masked_error": errors,
         "responsive": float(responsive.mean()),
     }
+
+
+def beside(classic: Candidates, examples: Examples) -> dict[str, Probed]:
+    """Linear maps of classic features, the best of them, and their neighbours.
+
+    `baseline` is what is best on validation of all linear maps. Neighbours, of all
+    features that validation chooses among, are of second order, as `lag_moments` are.
+    """
+    linear = {
+        name: contact_features.fitted({name: x}, examples, "ridge")
+        for name, x in classic.items()
+    }
+    best = max(linear.values(), key=lambda outcome: outcome.choice.score)
+    near = contact_features.fitted(classic, examples, "knn")
+    found = {"baseline": best, "neighbours": near, **linear}
+    return {name: [[outcome]] for name, outcome in found.items()}
 
 
 def among(

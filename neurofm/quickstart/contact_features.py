@@ -3,12 +3,17 @@
 Axis letters: N windows, T frames, F frequencies, S samples.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from neurofm.eval import probe
+from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates
+from neurofm.eval.probe import Outcome
 from neurofm.models.brainbert import BrainBERT
 from neurofm.quickstart.contacts import Labelled
 from neurofm.signals import bands, stft
@@ -38,24 +43,35 @@ def network(task: BrainBERT, variables: Tree, windows: Labelled) -> Candidates:
 def classic(task: BrainBERT, windows: Labelled) -> dict[str, Float[np.ndarray, "N _"]]:
     """By name:
 
-    trace              samples, over the window's deviation
-    spectrogram        log amplitudes of all frames
-    spectrogram_scores what the network is given, of all frames
-    pooled             mean and deviation over time of log amplitudes
-    lag_moments        which frequencies follow which, see `bands.lag_moments`
+    trace        samples, over the window's deviation
+    pooled       mean and deviation over time of log amplitudes
+    spectrogram  log amplitudes of all frames
+    scores       what the network is given, of all frames
     """
     x = windows.signal[:, 0]
     spectrogram = log_amplitudes(task, windows)
     spectra = jax.jit(task.spectra)
     scores = np.concatenate([np.asarray(spectra(b)[0]) for b in windows.batches()])
-    moments = [bands.lag_moments(one[None], LAGS).ravel() for one in spectrogram]
     return {
         "trace": x / x.std(1, keepdims=True),
-        "spectrogram": spectrogram.reshape(len(x), -1),
-        "spectrogram_scores": scores.reshape(len(x), -1),
         "pooled": np.stack([mean_std(one) for one in spectrogram]),
-        "lag_moments": np.stack(moments),
+        "spectrogram": spectrogram.reshape(len(x), -1),
+        "scores": scores.reshape(len(x), -1),
     }
+
+
+def lag_moments(task: BrainBERT, windows: Labelled) -> Float[np.ndarray, "N _"]:
+    """Which frequencies follow which, see `bands.lag_moments`."""
+    spectrogram = log_amplitudes(task, windows)
+    return np.stack([bands.lag_moments(x[None], LAGS).ravel() for x in spectrogram])
+
+
+def fitted(
+    candidates: Candidates, examples: Examples, kind: Literal["ridge", "knn"]
+) -> Outcome:
+    """The best candidate under one kind of probe, chosen on validation."""
+    (fold,) = examples.folds
+    return probe.fit(candidates, examples.target, fold, examples.clusters, (kind,))
 
 
 def log_amplitudes(task: BrainBERT, windows: Labelled) -> Float[np.ndarray, "N T F"]:
