@@ -88,15 +88,15 @@ def fit(
     target: Shaped[np.ndarray, "N *K"],
     fold: Fold,
     groups: Shaped[np.ndarray, " N"] | None = None,
-    kinds: Sequence[str] = tuple(SETTINGS),
+    kinds: Sequence[str] | None = None,
 ) -> Outcome:
     """Choose candidate and probe without the test rows, refit, predict the test rows.
 
     Choosing uses `fold.valid`, or five inner folds of the training rows (by `groups`,
     where given) if that is empty. Ties go to what comes first: candidates in their
     order, ridge before neighbours, stronger smoothing before weaker. The chosen probe
-    is refitted on training and validation rows together. `kinds` are those to choose
-    among.
+    is refitted on training and validation rows together. `kinds` of probes are those
+    named, or all.
 
     Raises:
       NeuroFMError: a class of the test rows is missing in training, the training rows
@@ -111,7 +111,7 @@ def fit(
         inner = inner_folds(fold.train, groups)
 
     def chosen(name: str) -> Choice:
-        return _choose(name, candidates[name], goal, inner, kinds)
+        return _choose(name, candidates[name], goal, inner, kinds or tuple(SETTINGS))
 
     # One thread a candidate: on small matrices the threads of BLAS wait for each other.
     with (
