@@ -1,11 +1,8 @@
 """Codes of a dataset of EEG and MEG, made once: `neurofm prepare codes`.
 
 A frozen tokenizer reads every segment that a run could be shown, whatever its split, so
-that training on codes never runs it. Shards are finished one by one in `OUT.partial`,
-from where a restart goes on; each holds segments of one width of sensors.
-
-    plan.json       what it was begun with
-    00003.parquet   manifest rows of shard 3, which is finished
+that training on codes never runs it. Shards are finished one by one, see `remade`; each
+holds segments of one width of sensors.
 """
 
 import hashlib
@@ -15,23 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jax.sharding import NamedSharding, PartitionSpec
 
+from data_pipelines import remade
 from data_pipelines.shards import Progress, refuse_other
-from data_pipelines.summary import Summary, summarise, write_notes
+from data_pipelines.summary import Summary, summarise
 from neurofm.data import codes, meeg, writer
 from neurofm.data.buckets import widths
 from neurofm.data.crops import Crop
-from neurofm.data.layout import MEASURED
-from neurofm.data.records import Dataset, DatasetInfo, Recording, open_dataset
+from neurofm.data.records import Dataset, Recording, open_dataset
 from neurofm.errors import NeuroFMError
-from neurofm.files import write_json
 from neurofm.model import Model, load_frozen
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.braintokenizer import BrainTokenizer
@@ -93,25 +86,21 @@ def prepare(
         return summarise(out, len(dataset), "already prepared", started)
     writer.refuse_occupied(out)
     partial = out.with_name(out.name + ".partial")
-    resumed = _begin(partial, settings)
+    resumed = remade.begin(partial, settings)
     encode = _encoder(model, variables, task, dataset, batch_size)
-    done = 0
-    rows: list[pa.Table] = []
-    for number, (width, part) in enumerate(_shards(dataset, crops, buckets)):
-        finished = partial / f"{number:05d}.parquet"
-        if not finished.is_file():
+    parts, done = list(_shards(dataset, crops, buckets)), 0
+    for number, (width, part) in enumerate(parts):
+        if not remade.is_finished(partial, number):
             made_here = _recordings(dataset, part, encode(part, width))
-            shard = writer.write_shard(partial, number, info, made_here)
-            pq.write_table(shard.rows, draft := finished.with_suffix(".tmp"))
-            draft.replace(finished)
-        rows.append(pq.read_table(finished))
+            remade.write_shard(partial, number, info, made_here)
         done += len(part)
         if progress:
             progress(done, len(crops), done * segment_s)
     used = set(stretches.items.tolist())
     names = dataset.items["item"].to_pylist()
-    left_out = [name for i, name in enumerate(names) if i not in used]
-    _finish(partial, out, info, rows, left_out)
+    why = "no window is free of bad marks"
+    left_out = [(name, why) for i, name in enumerate(names) if i not in used]
+    remade.finish(partial, out, info, len(parts), left_out)
     status = "resumed" if resumed else "prepared"
     return summarise(out, len(dataset), status, started)
 
@@ -133,18 +122,6 @@ def _task(
         n_quantizers_used=first.n_quantizers,
         train_on="codes",
     )
-
-
-def _begin(partial: Path, settings: dict[str, Any]) -> bool:
-    """Make the working folder, or see what it was begun with; True if it goes on."""
-    plan = partial / "plan.json"
-    if plan.is_file():
-        refuse_other(partial, json.loads(plan.read_text()), settings)
-        return any(partial.glob("*.parquet"))
-    writer.refuse_occupied(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    write_json(plan, settings)
-    return False
 
 
 def _shards(
@@ -196,33 +173,10 @@ def _encoder(
 def _recordings(
     dataset: Dataset, crops: Sequence[Crop], found: Iterator[np.ndarray]
 ) -> Iterator[Recording]:
-    columns = [c for c in dataset.items.column_names if c not in {*MEASURED, "layout"}]
-    items = dataset.items.select([*columns, "item"])
     for crop, mine in zip(crops, found, strict=True):
-        (row,) = items.slice(crop.item, 1).to_pylist()
-        name, onset = row.pop("item"), row["onset"] or 0.0
+        name, told = remade.told_of(dataset, crop)
         yield Recording(
             item=f"{name}@{crop.start}",
             samples=codes.as_stored(mine),
-            meta={
-                **row,
-                "onset": onset + crop.start / dataset.info.sfreq,
-                "n_recorded": crop.stop - crop.start,
-            },
+            meta={**told, "n_recorded": crop.stop - crop.start},
         )
-
-
-def _finish(
-    partial: Path,
-    out: Path,
-    info: DatasetInfo,
-    rows: Sequence[pa.Table],
-    left_out: Sequence[str],
-) -> None:
-    manifest = pa.concat_tables(rows, promote_options="permissive")
-    why = "no window is free of bad marks"
-    write_notes(partial, [(item, why) for item in left_out], ())
-    writer.write_tables(partial, info, manifest, pa.table({}))
-    for path in (*partial.glob("?????.parquet"), partial / "plan.json"):
-        path.unlink()
-    os.replace(partial, out)

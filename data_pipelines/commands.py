@@ -34,6 +34,7 @@ TAKES = {
     "features": (*_FEATURES, "payload", "workers"),
     "tfds": ("corpus", "audio", "source_sfreq", "data_dir"),
     "codes": ("tokenizer", "segment_s", "overlap", "batch_size"),
+    "superlets": ("segment_s", "workers"),
 }
 _SFREQ = {"audio": 16_000.0, "tfds": 16_000.0, "meeg": 256.0, "bids": 256.0}
 _SFREQ |= {"features": 2.0, "ieeg": 2048.0}
@@ -171,7 +172,10 @@ def _beam_options(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--datatype", help="BIDS: eeg or meg.")
 @click.option("--tokenizer", type=PLACE, help="codes: a trained BrainTokenizer.")
 @click.option(
-    "--segment", "segment_s", type=float, default=30.0, help="codes: seconds."
+    "--segment",
+    "segment_s",
+    type=float,
+    help="codes, superlets: seconds; default 30 and 5.",
 )
 @click.option("--overlap", type=float, default=0.25, help="codes: share of a window.")
 @click.option("--batch-size", type=int, default=16, help="codes, features: at once.")
@@ -185,15 +189,16 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
     each goes on if it was interrupted. For audio SRC and --out may be addresses in a
     store. tfds takes a dataset that TensorFlow Datasets prepared as array_record, by
     its folder or its name, or with --corpus the original files. codes runs --tokenizer
-    over a dataset of EEG and MEG, once, to train with task.train_on=codes.
+    over a dataset of EEG and MEG, once, to train with task.train_on=codes; superlets
+    takes one of intracranial EEG, to train with task.spectrogram=superlets.
     """
     if sfreq is not None and kind == "fmri":
         raise NeuroFMError("prepare fmri has no option --sfreq: give --tr in seconds")
     theirs = _of_another_kind(kind)
     arguments = {k: v for k, v in arguments.items() if k not in theirs}
     arguments["progress"] = counter("prepared")
-    if kind == "codes":
-        summary = _prepare_codes(src, sfreq, arguments)
+    if kind in ("codes", "superlets"):
+        summary = _prepare_from_dataset(kind, src, sfreq, arguments)
         return summary.to_json(), table(shown(summary))
     sfreq = _SFREQ.get(kind, 0.0) if sfreq is None else sfreq
     if kind == "tfds":
@@ -224,23 +229,29 @@ def prepare_command(kind: str, src: Place, sfreq: float | None, **arguments: Any
     return summary.to_json(), table(shown(summary))
 
 
-def _prepare_codes(
-    src: Place, sfreq: float | None, arguments: dict[str, Any]
+def _prepare_from_dataset(
+    kind: str, src: Place, sfreq: float | None, arguments: dict[str, Any]
 ) -> "Summary":
     if sfreq is not None or arguments.pop("licence"):
         raise NeuroFMError(
-            "prepare codes takes rate and licence from the dataset: leave out --sfreq "
-            "and --licence"
+            f"prepare {kind} takes rate and licence from the dataset: leave out "
+            "--sfreq and --licence"
         )
+    if not isinstance(arguments["out"], Path):
+        raise NeuroFMError(
+            f"{arguments['out']} is in a store, and {kind} are prepared on a disk: "
+            "copy the dataset to the store afterwards"
+        )
+    if arguments["segment_s"] is None:
+        del arguments["segment_s"]
+    if kind == "superlets":
+        from data_pipelines.superlets import prepare as prepare_superlets
+
+        return prepare_superlets(src, **arguments)
     if arguments["tokenizer"] is None:
         raise NeuroFMError(
             "prepare codes needs --tokenizer MODEL: a run of brainomni/tokenizer, or "
             "what `neurofm import braintokenizer` wrote"
-        )
-    if not isinstance(arguments["out"], Path):
-        raise NeuroFMError(
-            f"{arguments['out']} is in a store, and codes are prepared on a disk: copy "
-            "the dataset to the store afterwards"
         )
     from data_pipelines.codes import prepare
 

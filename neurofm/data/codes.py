@@ -12,7 +12,6 @@ Axes: b rows, S sources, W tokens, Q quantisers.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,12 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from neurofm.contract import BatchSpec, InputContract
+from neurofm.data import premade
 from neurofm.data.crops import Crop
-from neurofm.data.draws import permutation, stream_key
 from neurofm.data.layout import DatasetInfo
 from neurofm.data.records import Dataset
-from neurofm.data.rows import Plan, mixture, read_crops, shares
-from neurofm.data.select import Use, check_contract, chosen, reasons_against
+from neurofm.data.rows import Fill, Plan, read_crops
+from neurofm.data.select import check_contract
 from neurofm.errors import NeuroFMError
 
 if TYPE_CHECKING:
@@ -67,65 +66,25 @@ def as_stored(codes: Int[np.ndarray, "S W Q"]) -> Num[np.ndarray, "SQ W"]:
 def training(
     datasets: Sequence[Dataset], spec: BatchSpec, data: Data, seed: int
 ) -> Plan:
-    """The endless plan of a training run: every epoch all segments in a new order.
-
-    Args:
-      datasets: record stores of kind `codes`.
-      spec: the task's, for training.
-      data: the data part of the config; `weights` are of rows.
-      seed: the run's seed.
+    """The endless plan of a training run, see `premade.training`.
 
     Raises:
       NeuroFMError: a dataset has other codes than the task takes, or nothing is left.
     """
-    items, counts = _usable(datasets, spec, data, "train")
-    for dataset, mine, why in zip(datasets, items, counts, strict=True):
-        if not len(mine):
-            told = ", ".join(f"{k} {n}" for k, n in why.items() if n)
-            raise NeuroFMError(
-                f"no segment of {dataset.path} is left to train on ({told}): check its "
-                "splits and data.hold_out"
-            )
-    which = mixture(shares(data.weights, len(datasets)))
-    keys = [stream_key(dataset.hash, seed, "order") for dataset in datasets]
-
-    @functools.lru_cache(maxsize=2 * len(datasets))
-    def order(d: int, epoch: int) -> Int[np.ndarray, " n"]:
-        return items[d][permutation(keys[d], epoch, len(items[d]))]
-
-    def crop(row: int) -> Crop:
-        d, nth = which(row)
-        epoch, within = divmod(nth, len(items[d]))
-        return _segment(d, int(order(d, epoch)[within]), spec)
-
-    return _plan(datasets, items, counts, None, crop)
+    for dataset in datasets:
+        _check(dataset, spec)
+    n_tokens, fill = spec.fields["meeg/codes"].shape[1], _filler(datasets)
+    return premade.training(datasets, data, seed, n_tokens, FIELDS, fill)
 
 
 def held_out(
     datasets: Sequence[Dataset], spec: BatchSpec, data: Data, limit: int
 ) -> Plan:
     """At most `limit` segments of the `valid` split, the same whatever the seed."""
-    items, counts = _usable(datasets, spec, data, "valid")
-    every = [(d, int(item)) for d, mine in enumerate(items) for item in mine]
-    key = stream_key(*(dataset.hash for dataset in datasets), "held out")
-    taken = [every[i] for i in permutation(key, 0, len(every))[:limit]]
-    crops = [_segment(d, item, spec) for d, item in taken]
-
-    def crop(row: int) -> Crop:
-        if row < len(crops):
-            return crops[row]
-        return crops[-1]._replace(valid=False)
-
-    return _plan(datasets, items, counts, len(crops), crop)
-
-
-def _usable(
-    datasets: Sequence[Dataset], spec: BatchSpec, data: Data, use: Use
-) -> tuple[list[Int[np.ndarray, " n"]], list[dict[str, int]]]:
     for dataset in datasets:
         _check(dataset, spec)
-    found = [chosen(why) for why in reasons_against(datasets, data, use)]
-    return [np.flatnonzero(left) for left, _ in found], [n for _, n in found]
+    n_tokens, fill = spec.fields["meeg/codes"].shape[1], _filler(datasets)
+    return premade.held_out(datasets, data, limit, n_tokens, FIELDS, fill)
 
 
 def _check(dataset: Dataset, spec: BatchSpec) -> None:
@@ -146,12 +105,7 @@ def _check(dataset: Dataset, spec: BatchSpec) -> None:
         )
 
 
-def _segment(d: int, item: int, spec: BatchSpec) -> Crop:
-    w = spec.fields["meeg/codes"].shape[1]
-    return Crop(d, item, 0, w, span=(0, w))
-
-
-def _plan(datasets, items, counts, n_crops, crop) -> Plan:
+def _filler(datasets: Sequence[Dataset]) -> Fill:
     recorded = [d.items["n_recorded"].to_numpy() for d in datasets]
 
     def fill(crops: Sequence[Crop], spec: BatchSpec) -> dict[str, np.ndarray]:
@@ -161,12 +115,4 @@ def _plan(datasets, items, counts, n_crops, crop) -> Plan:
         length = np.array([recorded[c.dataset][c.item] for c in crops], np.int32)
         return {"meeg/codes": np.ascontiguousarray(codes), "meeg/length": length}
 
-    return Plan(
-        datasets=tuple(datasets),
-        items=tuple(items),
-        counts=tuple(counts),
-        n_crops=n_crops,
-        crop=crop,
-        fields=FIELDS,
-        fill=fill,
-    )
+    return fill

@@ -53,7 +53,7 @@ class DatasetInfo:
     """The contract of a dataset, and what its folder holds.
 
     Attributes:
-      kind: `audio`, `meeg`, `ieeg`, `fmri`, `features` or `codes`.
+      kind: `audio`, `meeg`, `ieeg`, `fmri`, `features`, `codes` or `superlets`.
       sfreq: sampling rate in Hz.
       unit: unit of the samples (`full_scale` for sound in [-1, 1]).
       ch_names: channel names, in order; empty where every recording has sensors of

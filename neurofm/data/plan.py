@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neurofm.contract import BatchSpec, InputContract
-from neurofm.data import aligned, audio, codes, ieeg, labelled, meeg, parcels
+from neurofm.data import (
+    aligned,
+    audio,
+    codes,
+    ieeg,
+    labelled,
+    meeg,
+    parcels,
+    superlets,
+)
 from neurofm.data.records import Dataset
 from neurofm.data.rows import Plan
 from neurofm.data.scenes import Scenery
@@ -27,8 +36,8 @@ def training(
     """The endless plan of a training run.
 
     See `audio.training`, `meeg.training`, `ieeg.training`, `codes.training`,
-    `parcels.training` and, of fMRI with the features of its stimuli,
-    `aligned.training`; and `labelled.training` where the task asks for labels.
+    `superlets.training`, `parcels.training` and, of fMRI with the features of its
+    stimuli, `aligned.training`; and `labelled.training` where the task asks for labels.
     """
     contract = spec.contract
     if "label" in spec.fields:
@@ -41,6 +50,8 @@ def training(
         return ieeg.training(datasets, spec, data, seed)
     if contract.kind == "codes":
         return codes.training(datasets, spec, data, seed)
+    if contract.kind == "superlets":
+        return superlets.training(datasets, spec, data, seed)
     if contract.kind == "features":
         return aligned.training(datasets, spec, data, seed)
     if contract.kind == "fmri":
@@ -68,6 +79,8 @@ def held_out(
         return ieeg.held_out(datasets, spec, data, limit)
     if contract.kind == "codes":
         return codes.held_out(datasets, spec, data, limit)
+    if contract.kind == "superlets":
+        return superlets.held_out(datasets, spec, data, limit)
     if contract.kind == "features":
         return aligned.held_out(datasets, spec, data, limit)
     if contract.kind == "fmri":

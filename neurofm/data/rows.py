@@ -18,6 +18,9 @@ from neurofm.data.records import Dataset
 from neurofm.data.scenes import Scenery
 from neurofm.errors import NeuroFMError
 
+# The crops of rows of one batch, and what the task asks for -> arrays.
+Fill = Callable[[Sequence[Crop], BatchSpec], dict[str, Shaped[np.ndarray, "b ..."]]]
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -40,7 +43,7 @@ class Plan:
     n_crops: int | None
     crop: Callable[[int], Crop]
     fields: frozenset[str]
-    fill: Callable[[Sequence[Crop], BatchSpec], dict[str, Shaped[np.ndarray, "b ..."]]]
+    fill: Fill
     scenery: Scenery | None = None
 
     @property
