@@ -101,7 +101,7 @@ def prepare(
     left_out = [(name, why) for i, name in enumerate(names) if i not in used]
     info = superlets.store_info(
         how,
-        contract.reference,
+        contract.reference or "",
         licence=dataset.info.licence,
         prepared=settings,
     )

@@ -192,7 +192,8 @@ def fit(
     known = Fold(train=np.concatenate([fold.train, fold.valid]), test=fold.test)
     x = np.asarray(candidates[best.candidate], np.float64)
     (output,) = _fitted(kind, x, y, known, [best.setting])
-    return Outcome(goal.decide(output), *goal.mark(fold.test, output), best)
+    marks = goal.mark(fold.test, output)
+    return Outcome(goal.decide(output), output, *marks, best)
 
 
 def classification(

@@ -266,7 +266,10 @@ class Banded:
     def draw(self, key: jax.Array, n_frames: int, n_freqs: int) -> Stripes:
         """Stripes of one spectrogram."""
         key_time, key_band = jax.random.split(key)
-        u, bands = uniform(key_time, n_frames), jax.random.uniform(key_band, n_frames)
+        u, bands = (
+            uniform(key_time, n_frames),
+            jax.random.uniform(key_band, (n_frames,)),
+        )
         return self.stripes(u, bands, n_frames, n_freqs)
 
     def stripes(

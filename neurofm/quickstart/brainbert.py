@@ -173,7 +173,7 @@ def taught(
     )
     best = rates.tuned(head, model, train, valid, seed)
     said = rates.answers(head, {**best.variables, "frozen": {"task": model}}, test)
-    right = said.argmax(1) == test["label"]
+    right = (said.argmax(1) == test["label"]).astype(float)
     choice = Choice(f"step {best.step}", "rate", best.rate, best.accuracy)
     prediction = np.array(LABELS)[said.argmax(1)]
-    return Outcome(prediction, right.astype(float), np.ones(len(right)), choice)
+    return Outcome(prediction, said, right, np.ones(len(right)), choice)

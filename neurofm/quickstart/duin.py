@@ -100,7 +100,7 @@ def quickstart(
     stages = {workdir / "tokenizer": first, workdir: second}
     if (workdir / "scores.json").is_file():
         tuned = {
-            folder: finetune.resolved(exp, start)
+            folder: finetune.resolved(exp, start)[0]
             for _, folder, exp, start in tunings(workdir, last)
         }
         if (before := read_back(workdir, {**stages, **tuned})) is not None:
@@ -119,7 +119,7 @@ def quickstart(
     save_untrained(workdir, store)
     for name, folder, exp, start in tunings(workdir, last):
         log.info("learning words: %s, rate %g", name, exp.optim.lr)
-        exp = finetune.resolved(exp, start)
+        exp, _ = finetune.resolved(exp, start)
         outcome = finetune.finetune(exp, start, folder, shown).outcome
         if outcome.status != "done":
             return Finished({}, outcome.status, outcome.sentence)
@@ -172,14 +172,15 @@ def score(workdir: Path, store: Dataset, last: Experiment, seed: int) -> dict[st
     """Words, sets and orders on new trials, and what codes tell of units; figures."""
     word, split = words.words(store), np.array(store.items["split"].to_pylist())
     rows = {use: np.flatnonzero(split == use) for use in ("train", "valid", "test")}
-    fold, test = Fold(**rows), rows["test"]
+    fold, test = Fold(rows["train"], rows["test"], rows["valid"]), rows["test"]
     outputs, chosen = fine_tuned(workdir, last, len(test))
     probed = {
         "frozen": layers(load(workdir), store, fold),
         "untrained": layers(load(workdir / "untrained"), store, fold),
     }
     first = load(workdir / "tokenizer")
-    trunk, bands_hz = first.task.trunk, first.task.bands_hz
+    task: Any = first.task
+    trunk, bands_hz = task.trunk, task.bands_hz
     x = samples(store)
     power = word_scores.binned_power(x, trunk.sfreq, trunk.patch_samples, bands_hz)
     pooled = word_scores.pooled_power(x, trunk.sfreq, bands_hz)
@@ -197,9 +198,9 @@ def score(workdir: Path, store: Dataset, last: Experiment, seed: int) -> dict[st
     codes = {
         "model": codes_of(first, store, test),
         "untrained": codes_of(fresh, store, test),
-        "k-means": word_scores.clustered(
-            power, rows["train"], first.task.n_codes, seed
-        )[test],
+        "k-means": word_scores.clustered(power, rows["train"], task.n_codes, seed)[
+            test
+        ],
     }
     hop_s = trunk.patch_samples / trunk.sfreq
     units = words.units_heard(store, hop_s, codes["model"].shape[1])[test]

@@ -102,9 +102,8 @@ def clustered(
     """k-means of standardised band power, centres from the trials in `known`."""
     flat = power[known].reshape(-1, power.shape[-1])
     scaled = (power - flat.mean(0)) / flat.std(0)
-    found = KMeans(n_clusters, n_init=4, random_state=seed).fit(
-        scaled[known].reshape(flat.shape)
-    )
+    made: Any = KMeans(n_clusters, n_init=4, random_state=seed)  # its types are wrong
+    found = made.fit(scaled[known].reshape(flat.shape))
     return found.predict(scaled.reshape(-1, flat.shape[1])).reshape(power.shape[:2])
 
 
