@@ -5,6 +5,7 @@ import pytest
 from scipy import signal
 from sklearn.linear_model import RidgeClassifier
 
+from neurofm.errors import NeuroFMError
 from neurofm.simulate import bursts
 from neurofm.simulate.bursts import Design
 
@@ -93,3 +94,9 @@ def test_a_recording_does_not_depend_on_others():
     np.testing.assert_array_equal(one.samples, again.samples)
     assert np.abs(one.samples - other.samples).max() > 1e-6
     assert one.samples.shape == (3, 1024)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.2])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(NeuroFMError, match="responsive contacts is"):
+        Design(responsive=share)

@@ -15,6 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from neurofm.errors import NeuroFMError
+
 Part = Literal["stream", "train", "valid", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 LABELS = ("low first", "high first")
@@ -44,6 +46,13 @@ class Design:
 
     responsive: float = 1.0
     loud_db: tuple[float, float] = LOUD_DB
+
+    def __post_init__(self):
+        if not 0 < self.responsive <= 1:
+            raise NeuroFMError(
+                f"the share of responsive contacts is {self.responsive}: give more "
+                "than 0 and at most 1"
+            )
 
 
 @dataclass(frozen=True)
