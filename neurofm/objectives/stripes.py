@@ -266,11 +266,8 @@ class Banded:
     def draw(self, key: jax.Array, n_frames: int, n_freqs: int) -> Stripes:
         """Stripes of one spectrogram."""
         key_time, key_band = jax.random.split(key)
-        u, bands = (
-            uniform(key_time, n_frames),
-            jax.random.uniform(key_band, (n_frames,)),
-        )
-        return self.stripes(u, bands, n_frames, n_freqs)
+        bands = jax.random.uniform(key_band, (n_frames,))
+        return self.stripes(uniform(key_time, n_frames), bands, n_frames, n_freqs)
 
     def stripes(
         self, time: Uniform, bands: Float[Array, " S"], n_frames: int, n_freqs: int
