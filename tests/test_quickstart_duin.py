@@ -48,6 +48,7 @@ def run(*arguments):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow  # a dozen programs to compile
 def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
     few_trials, tmp_path
 ):
@@ -74,6 +75,41 @@ def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
     before = (workdir / "report.html").stat().st_mtime_ns
     assert run("--workdir", str(workdir), *SMALL) == found
     assert (workdir / "report.html").stat().st_mtime_ns == before
+
+
+def test_overrides_go_to_their_stage(tmp_path):
+    given = ("tokenizer.train.steps=5", "train.steps=7", "words.train.epochs=2")
+    own = "tokenizer.task.n_codes=9"
+    first, second, last = duin.experiments(tmp_path, 3, (*given, own))
+    assert (first.train.steps, second.train.steps, last.train.epochs) == (5, 7, 2)
+    assert second.task.tokenizer == first.task  # the second is as large as the first
+    assert first.task.n_codes == 9
+    assert second.init.frozen == {"tokenizer": str(tmp_path / "tokenizer")}
+    assert first.data.path == second.data.path != last.data.path
+    assert {exp.seed for exp in (first, second, last)} == {3}
+    each = 2 * 24 * 16 // 32  # epochs, words, trials of each, in batches
+    assert duin.total_steps(given) == 5 + 7 + 4 * each
+    runs = [*duin.tunings(tmp_path, last)]
+    rates = {
+        name: {r[2].optim.lr for r in runs if r[0] == name} for name in duin.STARTS
+    }
+    assert rates["model"] == rates["supervised"]  # one grid for both
+    assert {r[3] for r in runs} == {tmp_path, tmp_path / "untrained"}
+
+
+def test_differences_are_of_the_same_trials():
+    rng = np.random.default_rng(0)
+    word = np.arange(48) % words_seeg.N_WORDS
+    made = {n: rng.random((48, words_seeg.N_WORDS)) for n in ("model", "untrained")}
+    made["oracle"] = np.eye(words_seeg.N_WORDS)[word]
+    found = word_scores.tables(made, word)
+    for part in ("", *PARTS):
+        scores = found["scores"][part] if part else found["scores"]
+        ahead = found["differences"][part] if part else found["differences"]
+        gap = scores["model"]["mean"] - scores["untrained"]["mean"]
+        assert ahead["model-untrained"]["mean"] == pytest.approx(gap)
+        assert scores["oracle"]["mean"] == 1
+        assert abs(scores["untrained"]["mean"] - scores["chance"]["mean"]) < 0.25
 
 
 def test_stores_hold_the_simulation_and_know_their_seed(tmp_path):
