@@ -12,7 +12,8 @@ from neurofm.cli import cli
 from neurofm.errors import NeuroFMError
 from neurofm.eval import probe
 from neurofm.eval.splits import Fold
-from neurofm.models.duin_vqvae import BANDS_HZ
+from neurofm.models.duin import DuIN
+from neurofm.models.duin_vqvae import BANDS_HZ, DuINVQVAE
 from neurofm.quickstart import duin, word_figures, word_scores, words
 from neurofm.simulate import words_oracle, words_seeg
 
@@ -82,6 +83,8 @@ def test_overrides_go_to_their_stage(tmp_path):
     own = "tokenizer.task.n_codes=9"
     first, second, last = duin.experiments(tmp_path, 3, (*given, own))
     assert (first.train.steps, second.train.steps, last.train.epochs) == (5, 7, 2)
+    assert isinstance(second.task, DuIN)
+    assert isinstance(first.task, DuINVQVAE)
     assert second.task.tokenizer == first.task  # the second is as large as the first
     assert first.task.n_codes == 9
     assert second.init.frozen == {"tokenizer": str(tmp_path / "tokenizer")}

@@ -171,15 +171,18 @@ def normed(task: Any, fresh: Model, batch: Tree) -> Tree:
 def score(workdir: Path, store: Dataset, last: Experiment, seed: int) -> dict[str, Any]:
     """Words, sets and orders on new trials, and what codes tell of units; figures."""
     word, split = words.words(store), np.array(store.items["split"].to_pylist())
-    rows = {use: np.flatnonzero(split == use) for use in ("train", "valid", "test")}
-    fold, test = Fold(rows["train"], rows["test"], rows["valid"]), rows["test"]
+    known, chosen_on, test = (
+        np.flatnonzero(split == use) for use in ("train", "valid", "test")
+    )
+    fold = Fold(train=known, valid=chosen_on, test=test)
     outputs, chosen = fine_tuned(workdir, last, len(test))
     probed = {
         "frozen": layers(load(workdir), store, fold),
         "untrained": layers(load(workdir / "untrained"), store, fold),
     }
     first = load(workdir / "tokenizer")
-    task: Any = first.task
+    task = first.task
+    assert isinstance(task, DuINVQVAE)
     trunk, bands_hz = task.trunk, task.bands_hz
     x = samples(store)
     power = word_scores.binned_power(x, trunk.sfreq, trunk.patch_samples, bands_hz)
@@ -194,13 +197,11 @@ def score(workdir: Path, store: Dataset, last: Experiment, seed: int) -> dict[st
     world = words_seeg.world(seed)
     outputs["oracle"] = np.stack([words_oracle.evidence(world, one) for one in x[test]])
     result = word_scores.tables(outputs, word[test])
-    fresh = untrained(first, batch_of(first, store, rows["train"]))
+    fresh = untrained(first, batch_of(first, store, known))
     codes = {
         "model": codes_of(first, store, test),
         "untrained": codes_of(fresh, store, test),
-        "k-means": word_scores.clustered(power, rows["train"], task.n_codes, seed)[
-            test
-        ],
+        "k-means": word_scores.clustered(power, known, task.n_codes, seed)[test],
     }
     hop_s = trunk.patch_samples / trunk.sfreq
     units = words.units_heard(store, hop_s, codes["model"].shape[1])[test]

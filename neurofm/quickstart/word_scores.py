@@ -102,9 +102,10 @@ def clustered(
     """k-means of standardised band power, centres from the trials in `known`."""
     flat = power[known].reshape(-1, power.shape[-1])
     scaled = (power - flat.mean(0)) / flat.std(0)
-    made: Any = KMeans(n_clusters, n_init=4, random_state=seed)  # its types are wrong
-    found = made.fit(scaled[known].reshape(flat.shape))
-    return found.predict(scaled.reshape(-1, flat.shape[1])).reshape(power.shape[:2])
+    settings: Any = {"n_init": 4, "random_state": seed}
+    found = KMeans(n_clusters, **settings).fit(scaled[known].reshape(flat.shape))
+    told: Any = found.predict(scaled.reshape(-1, flat.shape[1]))
+    return told.reshape(power.shape[:2])
 
 
 def information(
