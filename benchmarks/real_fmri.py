@@ -16,8 +16,8 @@ haxby   which of eight kinds of pictures a block shows, leaving one run out; pre
 Which networks regions belong to is told by clusters of their correlations in training.
 Layer and probe are chosen in training too, in the same way for the untrained network.
 `baseline` is the simple method of the data's own page, computed here (of haxby on runs
-scaled by all of their volumes, not by rest). A row for each
-set and seed is appended to DIR/rows.jsonl; rows that are there are not made again.
+scaled by all of their volumes, not by rest). A row for each set and seed is appended to
+DIR/rows.jsonl; rows that are there are not made again.
 
 Axes: R runs, C regions, T volumes of a run, N windows, F features.
 """
