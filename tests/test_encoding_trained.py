@@ -15,6 +15,8 @@ from neurofm.cli import cli
 from neurofm.config import Data
 from neurofm.data.records import DatasetInfo, Recording, open_dataset, write_dataset
 from neurofm.encoding.predicted import predicted
+from neurofm.encoding.stimulus import Run
+from neurofm.encoding.trained import _score
 from neurofm.model import load, save
 
 TR, N = 1.5, 30  # s, volumes
@@ -141,6 +143,7 @@ def test_a_model_and_what_does_not_go_with_it(made, tmp_path):
         return run(made, tmp_path / "o", *more, **given)["error"]
 
     assert "--delays cannot be given" in refused("--delays", "2,4")
+    assert "tell no chance" in refused("--permutations", "0")
     assert "given 1 models and 0 features" in refused(given=("model",))
     assert "has no subject '07'" in refused("--subjects", "07")
     task = load(made / "model").task
@@ -156,3 +159,18 @@ def test_a_model_and_what_does_not_go_with_it(made, tmp_path):
     assert found["split"] == "all runs, as none has a split"
     assert found["scores"]["model"]["n"] == 3 * N
     assert "intersubject_among" not in found  # nobody else is scored
+
+
+def test_a_prediction_that_stands_still_is_no_better_than_chance():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((N, 3)).astype(np.float32)
+    y[:, 2] = np.nan  # a region that the brain lacks
+    guess = y + 0.1 * rng.standard_normal(y.shape).astype(np.float32)
+    guess[:, 1:] = 0.5
+    times, x = np.arange(N) * TR, np.zeros((N, 0), np.float32)
+    runs = {0: Run("01", "run", "test", "a", times, x, (), y, 0)}
+    found = _score(runs, {"": {0: guess}, "audio": {0: guess}}, ["audio"], 3, 99)
+    columns = found.columns
+    assert columns["p"][:2].tolist() == [0.01, 1.0]
+    assert columns["chance"][1] == columns["r"][1] == 0
+    assert np.isnan([columns[name][2] for name in ("r", "p", "q", "chance")]).all()

@@ -149,15 +149,20 @@ def _refuse_odd(given: Sequence[Any], penalty: str, permutations: int) -> None:
             "banded ridge weighs several features against each other and one was "
             "given: give more, or leave --penalty out"
         )
-    if permutations < 1:
-        raise NeuroFMError(
-            f"{permutations} permutations tell no chance: give some, such as 1000"
-        )
+    refuse_none(permutations)
     if len(given) > max(PARTITIONED):
         _log.warning(
             "%d features were given: what each alone explains is told of up to %d",
             len(given),
             max(PARTITIONED),
+        )
+
+
+def refuse_none(permutations: int) -> None:
+    """Raises NeuroFMError where nothing is to be permuted."""
+    if permutations < 1:
+        raise NeuroFMError(
+            f"{permutations} permutations tell no chance: give some, such as 1000"
         )
 
 

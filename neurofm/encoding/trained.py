@@ -25,7 +25,7 @@ from neurofm.encoding.repeats import Repeats, Tested
 from neurofm.encoding.scores import correlation, mean_of_known
 from neurofm.encoding.stimulus import Run, checked_tr, refuse_unknown, zscored
 from neurofm.encoding.subject import Scored, beside_chance, refuse_silent, reordered
-from neurofm.encoding.suite import FLOOR, PERMUTATIONS, block
+from neurofm.encoding.suite import FLOOR, PERMUTATIONS, block, refuse_none
 from neurofm.errors import NeuroFMError
 from neurofm.model import Model
 
@@ -82,6 +82,7 @@ def evaluate(
             f"this model takes {model.contract.kind} and predicts no brain: give what "
             "`neurofm embed` makes of it, and a ridge is fitted"
         )
+    refuse_none(permutations)
     datasets = [open_dataset(path) for path in (data, *given)]
     brain = datasets[0]
     tr_s = checked_tr(brain)
@@ -179,6 +180,7 @@ def _score(
     numbers = {timeline: i for i, timeline in enumerate(timelines)}
     rows = reordered(list(runs.values()), n_block, permutations, numbers)
     null = significance.null_correlations(truth, guess(""), rows)
+    null = np.where(known, np.nan_to_num(null), np.nan)  # 0 in every order, too
     columns = {"r": r, **beside_chance(r, null)}
     columns |= {LOST + name: x for name, x in zip(names, lost, strict=True)}
     tested = [Tested(run, guesses[""][i]) for i, run in runs.items()]
