@@ -233,6 +233,11 @@ def changed(told, **changes):
             "lies nearer than 5 s to an example of",
         ),
         (lambda told: changed(told, gap_s=None), "timeline r0 is in the splits"),
+        (lambda told: changed(told, groups="song"), "5 groups are in training and in"),
+        (lambda told: changed(told, gap_s="1"), "is no split"),
+        (lambda told: changed(told, gap_s=-1.0), "is -1.0 s: give 0 or more"),
+        (lambda told: changed(told, data=7), "is no split"),
+        (lambda told: changed(told, groups=["song"]), "is no split"),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_sentence(tmp_path, two, change, words):
@@ -250,6 +255,8 @@ def test_a_file_that_does_not_fit_is_one_sentence(tmp_path, two, change, words):
         ({"split": "blocks:2", "gap_s": 1.0}, "3 or more blocks"),
         ({"split": "blocks:4", "gap_s": 30.0}, "leaves no training example"),
         ({"split": "no.json"}, "cannot be read as a split"),
+        ({"split": "blocks:4", "gap_s": -1.0}, "is -1.0 s: give 0 or more seconds"),
+        ({"split": "blocks:4", "gap_s": float("nan")}, "is nan s: give 0 or more"),
     ],
 )
 def test_a_split_in_time_that_cannot_be_is_one_sentence(two, options, words):

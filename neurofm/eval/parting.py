@@ -14,7 +14,7 @@ from neurofm.errors import NeuroFMError
 from neurofm.eval import leaks, split_file
 from neurofm.eval.places import Places
 from neurofm.eval.split_file import How
-from neurofm.eval.splits import SCHEME, Fold, folds
+from neurofm.eval.splits import SCHEME, Fold, checked, folds
 from neurofm.registry import suggest
 
 
@@ -67,7 +67,7 @@ def part(
         stimulus = values(columns, "stimulus", how.stimulus)
     blocks, near = None, 0
     if told is not None:
-        made = split_file.folds(how.split, told, places)
+        made = checked(split_file.folds(how.split, told, places), group)
         leaks.refuse(made, places, how.gap_s, stimulus)
         return Parted(made, group, blocks, near, told)
     split = _split(columns, how.split)

@@ -9,6 +9,7 @@ sha256   of all the above
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,12 @@ class How:
     groups: str | None = None
     gap_s: float | None = None
     stimulus: str | None = None
+
+    def __post_init__(self):
+        if self.gap_s is not None and not 0 <= self.gap_s < math.inf:
+            raise NeuroFMError(
+                f"the gap between two sides is {self.gap_s} s: give 0 or more seconds"
+            )
 
 
 def content(how: How, data_hash: str, folds: list[Fold], places: Places) -> dict:
@@ -72,8 +79,11 @@ def read(path: str, data_hash: str) -> dict[str, Any]:
             for side in SIDES
             for name in fold[side]
         ]
-        whole = {"data", "sha256"} <= set(told) and len(told["folds"]) > 0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        words = [told.get("data"), told.get("sha256")]
+        words += [told.get(k) or "" for k in ("groups", "stimulus")]
+        whole = len(told["folds"]) > 0 and all(isinstance(w, str) for w in words)
+        whole &= type(told.get("gap_s")) in (float, int, type(None))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NeuroFMError(
             f"{path} cannot be read as a split ({type(error).__name__}: {error}): give "
             f"the {NAME} of an evaluation or of a run"

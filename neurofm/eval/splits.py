@@ -55,7 +55,7 @@ def folds(
         sides.
     """
     if isinstance(split, str) and split.startswith("blocks:"):
-        return _checked(_blocks(split, moment), groups)
+        return checked(_blocks(split, moment), groups)
     if isinstance(split, str):
         test_sets = _scheme(split, recordings, groups)
     elif {"train", "test"} & set(split.tolist()):
@@ -68,7 +68,7 @@ def folds(
                 f"valid, {len(test)} of test and the other words {sorted(other)}; it "
                 "needs rows of train and of test, and no other words"
             )
-        return _checked([Fold(train=train, valid=valid, test=test)], groups)
+        return checked([Fold(train=train, valid=valid, test=test)], groups)
     else:
         test_sets = {str(n): np.flatnonzero(split == n) for n in np.unique(split)}
         if len(test_sets) < 2:
@@ -81,7 +81,7 @@ def folds(
         Fold(train=np.setdiff1d(rows, test), test=test, name=name)
         for name, test in test_sets.items()
     ]
-    return _checked(made, groups)
+    return checked(made, groups)
 
 
 def inner_folds(
@@ -166,7 +166,12 @@ def _group_k_fold(
     return [np.flatnonzero(fold[label] == i) for i in range(k)]
 
 
-def _checked(made: list[Fold], groups: Shaped[np.ndarray, " N"] | None) -> list[Fold]:
+def checked(made: list[Fold], groups: Shaped[np.ndarray, " N"] | None) -> list[Fold]:
+    """The folds as they are.
+
+    Raises:
+      NeuroFMError: a group is tested in a fold that knows it.
+    """
     if groups is None:
         return made
     for fold in made:
