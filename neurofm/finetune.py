@@ -245,6 +245,7 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
     made = told_of(model, exp, datasets, split, len(examples))
     truth = label_values.labels(examples, task.batch_spec("train"))
     recording = examples.item + 10**9 * examples.dataset
+    counts = examples.counts[: len(exp.data.paths)]  # not of the responses' store
     answered = answers.score(
         task.answer, made, truth, recording, task.classes, task.centre
     )
@@ -264,7 +265,7 @@ def score(exp: Experiment, workdir: stores.Place, step: int) -> dict[str, Any]:
         "split": split,
         "fold": exp.data.fold,
         "chosen": {"step": step, "on": exp.eval.metric or "newest"},
-        "left_out": {k: sum(c[k] for c in examples.counts) for k in examples.counts[0]},
+        "left_out": {k: sum(c[k] for c in counts) for k in counts[0]},
         **answered,
     }
 

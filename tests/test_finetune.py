@@ -320,6 +320,11 @@ def test_windows_side_by_side_are_read_as_each_alone():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     spec = task.batch_spec("features")
     assert spec.contract.window_samples == size  # embeddings are of single windows
+    alone = {**whole, "audio/wave": whole["audio/wave"][..., :size]}
+    shapes = [
+        jax.eval_shape(task.init, jax.random.key(0), b, frozen) for b in (whole, alone)
+    ]
+    assert shapes[0] == shapes[1]
     draws = jax.jit(lambda b: task.draw(b, jax.random.key(1), jnp.int32(0), True))(
         whole
     )

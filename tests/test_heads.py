@@ -169,6 +169,13 @@ def test_scores_of_sequences_and_responses_follow_their_definitions():
     np.testing.assert_allclose(model["mean"], np.mean(each))
     assert model["low"] < model["mean"] < model["high"]
     assert found["regions_left_out"] == 1
+    made[:, 1] = 0.5  # tells nothing of a region that changes
+    found = scoring.score("responses", made, y, np.arange(30) // 3, tuple("xyz"), ())
+    assert found["by_region"] == {"x": pytest.approx(each[0]), "y": 0.0}
+    label, valid = y.astype(np.float32), np.ones(30, bool)
+    _, sums = answers.responses(*on_device(made.astype(np.float32), label, valid))
+    told = answers.summary("responses", sums)["correlation"]
+    np.testing.assert_allclose(told, each[0] / 2, rtol=1e-5)
 
 
 def test_the_true_class_is_counted_among_the_best_five():

@@ -38,8 +38,8 @@ def score(
     counted. Numbers: the mean of R2 over them; chance is the mean of the training
     examples; numbers that are the same in all examples that have them are left out and
     counted. Sequences: edits over symbols of the truth; chance is that of telling
-    nothing, 1. Responses: the mean over regions of the correlation over examples;
-    chance is 0.
+    nothing, 1. Responses: the mean over regions of the correlation over examples, 0
+    where a prediction stands still; chance is 0.
 
     Args:
       made: what the model reads as `prediction`; its sequences, -1 behind their end.
@@ -249,11 +249,13 @@ def _responses(made, truth, groups, names) -> dict[str, Any]:
 
 
 def _correlation(x: Float[np.ndarray, " m"], y: Float[np.ndarray, " m"]) -> float:
-    """Over what is known of both; NaN where one never changes."""
+    """Over what is known of y; NaN where y never changes, 0 where x alone does not."""
     known = np.isfinite(y)
     x, y = x[known], y[known]
-    if len(x) < 2 or x.std() < 1e-9 or y.std() < 1e-9:
+    if len(x) < 2 or y.std() < 1e-9:
         return np.nan
+    if x.std() < 1e-9:
+        return 0.0
     return float(np.corrcoef(x, y)[0, 1])
 
 

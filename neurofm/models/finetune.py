@@ -138,6 +138,10 @@ class Finetune(Task):
         model = frozen["task"]
         key_part, key_head = jax.random.split(key)
         features = {k: v for k, v in batch.items() if k != "label"}
+        if self.windows > 1:  # a batch to embed is of single windows
+            shape = self.batch_spec("prediction").fields["audio/wave"].shape
+            wave = batch["audio/wave"]
+            features["audio/wave"] = jnp.zeros((len(wave), *shape), wave.dtype)
         values = jax.eval_shape(lambda v, b: self._read(v, b).values, model, features)
         layers = self._layers(values)
         part = adapt.start(self._how, model["params"], key_part)

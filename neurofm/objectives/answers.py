@@ -95,17 +95,23 @@ def responses(
     return term, correlated.correlation_sums(*both, jnp.ones((len(guess), 1)))
 
 
-def summary(answer: Answer, sums: Sums) -> dict[str, Float[Array, ""]]:
+def summary(
+    answer: Answer, sums: dict[str, Float[Array, "*one K"]]
+) -> dict[str, Float[Array, ""]]:
     """Accuracy over items and as the mean over classes; F1 of tags; R2 of numbers.
 
-    Of responses, the mean of their correlations.
+    Of responses, the mean of their correlations, 0 where a guess stands still, as all
+    do before training.
 
-    Means are over the classes, tags or numbers that the items have, numbers that are
-    the same in all items left out.
+    Means are over the classes, tags or numbers that the items have, numbers and
+    responses that are the same in all items left out.
     """
     if answer == "responses":
-        r = correlated.correlations(sums)
-        return {"correlation": jnp.nanmean(r)}
+        r = jnp.nan_to_num(correlated.correlations(sums))
+        moves = sums["n"] * sums["yy"] > sums["y"] ** 2
+        return {
+            "correlation": jnp.where(moves, r, 0).sum() / jnp.maximum(moves.sum(), 1)
+        }
     items = sums["items"]
     seen = items > 0
 
