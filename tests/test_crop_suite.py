@@ -11,6 +11,7 @@ from tiny_fmri import NAMES, SEMANTOKS, store
 from neurofm.data.records import open_dataset
 from neurofm.errors import NeuroFMError
 from neurofm.eval.connectomes import connectivity, lagged_covariance, spectra
+from neurofm.eval.crop_probe import number_metrics
 from neurofm.evaluate import evaluate
 from neurofm.model import abstract_variables, save
 from neurofm.suites import crop_probe
@@ -87,6 +88,25 @@ def test_a_group_is_on_one_side_of_every_split(tmp_path):
     assert len(seen) > 1
     with pytest.raises(NeuroFMError, match="10 runs or groups leave none for valid"):
         crop_probe.split(examples, (0.98, 0.01, 0.01), 0)
+
+
+def test_runs_of_one_timeline_are_on_one_side_of_every_split(tmp_path):
+    listed = [(f"sub-{i}", 30, "train", "up") for i in range(30)]
+    whose = [f"scan-{i // 3}" for i in range(30)]
+    dataset = open_dataset(store(tmp_path / "data", listed, timelines=whose))
+    examples = crop_probe.labelled(dataset, crop_probe.Settings(target="direction"))
+    for seed in range(3):
+        parts, _ = crop_probe.split(examples, (0.6, 0.2, 0.2), seed)
+        scans = [{int(row) // 3 for row in rows} for rows in parts.values()]
+        assert [len(each) for each in scans] == [6, 2, 2]
+        assert len(set.union(*scans)) == 10
+
+
+def test_a_number_of_one_test_run_has_an_error_alone():
+    one = number_metrics(np.array([2.0]), np.array([5.0]))
+    assert one == {"mae": 3.0}
+    still = number_metrics(np.array([2.0, 2.0]), np.array([1.0, 3.0]))
+    assert still == {"mae": 1.0, "r2": 0.0}
 
 
 def test_what_cannot_be_cropped_is_refused(model, tmp_path):

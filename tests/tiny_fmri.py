@@ -56,10 +56,12 @@ def wave(n_samples, seed, up=True, names=NAMES):
     return rng.normal(0, 0.7, (len(names), n_samples)) + np.sin(phase)
 
 
-def store(folder, listed, names=NAMES, tr_s=2.0, missing=(), unit="z", **more):
+def store(
+    folder, listed, names=NAMES, tr_s=2.0, missing=(), unit="z", timelines=(), **more
+):
     """An fMRI store of (subject, volumes, split, direction).
 
-    `missing` regions, as (run's number, place), are NaN.
+    `missing` regions, as (run's number, place), are NaN; `timelines` name one a run.
     """
     recordings = []
     for i, (subject, n, split, direction) in enumerate(listed):
@@ -67,6 +69,7 @@ def store(folder, listed, names=NAMES, tr_s=2.0, missing=(), unit="z", **more):
         x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
         x[[p for run, p in missing if run == i]] = np.nan
         meta = {"subject": subject, "split": split, "direction": direction}
+        meta |= {"timeline": timelines[i]} if timelines else {}
         recordings.append(
             Recording(item=f"run-{i}", samples=x.astype(np.float32), meta=meta)
         )

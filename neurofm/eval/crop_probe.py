@@ -140,12 +140,13 @@ def class_metrics(
 def number_metrics(
     predicted: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]
 ) -> dict[str, float]:
-    """Mean absolute error, R2 and correlation."""
-    return {
-        "mae": float(metrics.mean_absolute_error(truth, predicted)),
-        "r2": float(metrics.r2_score(truth, predicted)),
-        "pearson_r": float(np.corrcoef(truth, predicted)[0, 1]),
-    }
+    """Mean absolute error, R2 and correlation; what is not defined is left out."""
+    out = {"mae": float(metrics.mean_absolute_error(truth, predicted))}
+    if np.ptp(truth) > 0:
+        out["r2"] = float(metrics.r2_score(truth, predicted))
+        if np.ptp(predicted) > 0:
+            out["pearson_r"] = float(np.corrcoef(truth, predicted)[0, 1])
+    return out
 
 
 def probe(

@@ -8,6 +8,7 @@ the same network untrained and a ridge or neighbours on the connectivity of the 
 Axes: R runs, C crops of a run, F features.
 """
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ from neurofm.embedding import encode
 from neurofm.embedding.parcels import of_record
 from neurofm.embedding.recorded import Recorded
 from neurofm.errors import NeuroFMError
-from neurofm.eval import crop_probe, probe
+from neurofm.eval import crop_probe, leaks, probe
 from neurofm.eval.connectomes import connectome_candidates
 from neurofm.eval.examples import Examples, from_dataset
+from neurofm.eval.places import Places, places
 from neurofm.eval.splits import Fold
 from neurofm.eval.untrained import untrained
 from neurofm.model import Model, load
@@ -94,6 +96,7 @@ def evaluate(
     dataset = open_dataset(data)
     examples = labelled(dataset, settings)
     splits = [split(examples, settings.shares, i) for i in range(settings.repeats)]
+    leaks.refuse([Fold(**rows) for rows, _ in splits], _places(dataset, examples))
     models = [load(path) for path in given]
     found: dict[str, list[dict[str, Any]]] = {"model": [], "untrained": []}
     for model in models:
@@ -139,14 +142,21 @@ def labelled(dataset: Dataset, settings: Settings) -> Examples:
             f"{settings.target!r} is a column of events: name one of the runs, or use "
             "the suite probe"
         )
+    if examples.groups is None:  # parts of one recording are on one side
+        whole = _places(dataset, examples).timeline
+        examples = dataclasses.replace(examples, clusters=whole)
     return examples
+
+
+def _places(dataset: Dataset, examples: Examples) -> Places:
+    return places(dataset, examples.row, None, None)
 
 
 Split = tuple[dict[str, Int[np.ndarray, " _"]], int]
 
 
 def split(examples: Examples, shares: Sequence[float], seed: int) -> Split:
-    """Rows of each part, groups kept whole, and the seed.
+    """Rows of each part, groups (else recordings) kept whole, and the seed.
 
     Raises:
       NeuroFMError: a part without a row.
@@ -221,8 +231,7 @@ def ridged(
     rows: Mapping[str, Int[np.ndarray, " _"]],
 ) -> float:
     """The same metric of whole runs, by the probe that all suites share."""
-    fold = Fold(train=rows["train"], valid=rows["valid"], test=rows["test"])
-    told = probe.fit({"connectivity": x}, target, fold).prediction
+    told = probe.fit({"connectivity": x}, target, Fold(**rows)).prediction
     return scored(target[rows["test"]], told)
 
 
