@@ -118,6 +118,8 @@ def test_other_examples_or_weights_are_not_paired():
     assert (
         by_example.difference(rows(ones, ones), rows(ones * tags, truth=tags)) is None
     )
+    turned = rows(1.0 * tags, truth=tags[::-1])  # its tags in another order
+    assert by_example.difference(rows(1.0 * tags, truth=tags), turned) is None
 
 
 def test_tags_are_paired_by_their_mean_precision():

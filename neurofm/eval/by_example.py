@@ -95,6 +95,8 @@ def difference(one: pa.Table, other: pa.Table) -> tuple[Interval, float] | None:
     if len(np.unique(group)) < 2:
         group = np.arange(len(group))
     if "truth" in one.column_names and "truth" in other.column_names:
+        if one["truth"] != other["truth"]:
+            return None
         truth = np.array(one["truth"].to_pylist(), int)
         return _of_tags(score, truth, group)
     if not {"weight"} <= set(one.column_names) & set(other.column_names):
