@@ -271,6 +271,9 @@ def test_seeds_of_different_items_are_not_averaged(tmp_path, rng, gallery):
         ('kind = "similarity"\nneighbours = 0', "greater than 0"),
         ('kind = "hear"\nn_configs = 0', "greater than 0"),
         ('kind = "retrieval"\nks = [1, -5]', "greater than 0"),
+        ('kind = "similarity"\nmax_items = "9"', "sets max_items = '9'"),
+        ('kind = "similarity"\nmax_items = true', "sets max_items = True"),
+        ('kind = "crop-probe"\nshares = [nan, 0.5, 0.5]', "a finite number"),
     ],
 )
 def test_a_declared_suite_that_is_wrong_is_one_sentence(tmp_path, text, words):

@@ -9,6 +9,7 @@ A file is TOML: `kind`, and the settings of that kind that are to differ.
 
 import dataclasses
 import importlib
+import json
 import os
 import tomllib
 import typing
@@ -129,7 +130,9 @@ def _checked(suite: Suite) -> Suite:
                 f"{suggest(name, list(hints))}"
             )
         try:
-            values[name] = pydantic.TypeAdapter(hints[name]).validate_python(value)
+            adapter = pydantic.TypeAdapter(hints[name], config={"allow_inf_nan": False})
+            text = json.dumps(value, default=str)  # whose arrays are tuples, in strict
+            values[name] = adapter.validate_json(text, strict=True)
         except pydantic.ValidationError as error:
             raise NeuroFMError(
                 f"the suite {suite.name} sets {name} = {value!r}, which does not fit: "
