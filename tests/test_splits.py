@@ -120,6 +120,20 @@ def test_events_are_held_apart_by_what_is_read_around_them(two):
     assert wide.left_out[key] > narrow.left_out[key]
 
 
+def test_an_event_without_a_duration_is_a_moment_that_gaps_hold_for(tmp_path):
+    events = [
+        (0, {"onset": at, "duration": None, "trial_type": "ab"[i % 2]})
+        for i, at in enumerate(np.arange(0.25, 19.5, 0.5))
+    ]
+    found = from_dataset(
+        store(tmp_path / "d", [{}], events), "trial_type", None, "blocks:4", gap_s=0.6
+    )
+    for fold in found.folds:
+        onset = [found.span[rows, 0] for rows in (fold.train, fold.test)]
+        assert abs(onset[0][:, None] - onset[1]).min() >= 0.6
+    assert found.left_out["near_another_side"] > 0
+
+
 def test_a_recording_on_two_sides_is_refused(tmp_path, two):
     with pytest.raises(NeuroFMError, match="timeline r0 is in the splits train and te"):
         from_dataset(two, "trial_type", None, "song=1")

@@ -151,7 +151,8 @@ def _with_items(
     number = {name: i for i, name in enumerate(items["item"].to_pylist())}
     row = np.array([number[name] for name in events["item"].to_pylist()], int)
     onset = events["onset"].to_numpy()
-    span = np.stack([onset, onset + events["duration"].to_numpy()], 1)
+    duration = np.nan_to_num(events["duration"].to_numpy())  # of a moment, none is told
+    span = np.stack([onset, onset + duration], 1)
     for name in items.column_names:
         if name not in events.column_names:
             events = events.append_column(name, items[name].take(pa.array(row)))
