@@ -274,6 +274,7 @@ def test_a_run_ends_where_nothing_is_gained(tmp_path, base):
         watch = watch.seen(step, value)
     assert (watch.reached, watch.step) == (True, 1)
     assert not Plateau(0).seen(0, 0.5).seen(1, 0.4).reached
+    assert Plateau(2).seen(0, np.nan).seen(1, -3.0) == Plateau(2, -3.0, 1, 0)
 
 
 def test_a_users_mistake_is_named(tmp_path, base):

@@ -84,8 +84,8 @@ class Plateau:
     since: int = 0
 
     def seen(self, step: int, value: float) -> "Plateau":
-        """The watch after one more evaluation."""
-        if self.best is None or value > self.best:
+        """The watch after one more evaluation; a NaN is no best."""
+        if value > (-math.inf if self.best is None else self.best):
             return Plateau(self.patience, value, step, 0)
         return Plateau(self.patience, self.best, self.step, self.since + 1)
 
