@@ -368,6 +368,9 @@ def test_a_mixture_is_learnt_as_a_mixture_of_labels():
     wanted = of * wave + (1 - of) * np.roll(wave, shift, 0)
     np.testing.assert_allclose(made["audio/wave"], wanted, rtol=1e-5, atol=1e-5)
     assert made["audio/span"][1, 0] == (0 if share[1] < 1 else 30)
+    lone = {"share": jnp.ones(2), "partner": {"label": jnp.full((2, 1), jnp.nan)}}
+    kept = augmenting.mixed({"label": jnp.array([[3.0], [4.0]])}, lone)["label"]
+    assert kept.ravel().tolist() == [3, 4]
     assert "mixup" not in loss(batch, False)[0]
 
 
@@ -378,7 +381,7 @@ def test_people_in_unlike_caps_are_not_mixed():
     )
     same = {name: jnp.broadcast_to(x[:1], x.shape) for name, x in rows.items()}
     same |= {"index": rows["index"], "label": jnp.ones(4)}
-    alike = partners(same, jax.random.key(2))
+    alike = Augment(mixup=0.4).partners(same, jax.random.key(2))
     others = [x for name, x in rows.items() if name not in ("meeg/signal", "index")]
     shift = next(
         k
@@ -394,7 +397,7 @@ def test_people_in_unlike_caps_are_not_mixed():
     assert any(unlike)
     np.testing.assert_array_equal(draws["share"] == 1, unlike)
     assert (np.asarray(alike["share"]) < 1).all()
-    with pytest.raises(NeuroFMError, match=r"mixup mixes sound, EEG and MEG"):
+    with pytest.raises(NeuroFMError, match=r"mixup mixes sound, EEG, MEG and intra"):
         Augment(mixup=0.4).partners({"index": jnp.arange(2)}, jax.random.key(0))
 
 

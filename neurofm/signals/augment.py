@@ -102,12 +102,12 @@ class Augment:
         They travel with the item. Items of unlike sensors, and fillers, are not mixed.
 
         Raises:
-          NeuroFMError: the model takes neither sound nor EEG or MEG.
+          NeuroFMError: the model takes no such signal.
         """
         if not any(name in batch for name in SIGNALS):
             raise NeuroFMError(
-                "task.augment.mixup mixes sound, EEG and MEG, and this model takes "
-                "none of them: set it to 0"
+                "task.augment.mixup mixes sound, EEG, MEG and intracranial recordings, "
+                "and this model takes none of them: set it to 0"
             )
         key_share, key_shift = jax.random.split(key)
         n = len(batch["index"])
@@ -184,7 +184,8 @@ def mixed(
         if name in batch:
             x = batch[name]
             of = share.reshape(-1, *[1] * (x.ndim - 1))
-            made[name] = of * x + (1 - of) * others[name]
+            mixture = of * x + (1 - of) * others[name]
+            made[name] = jnp.where(of < 1, mixture, x)  # whose partner may be unknown
     if "audio/span" in batch:
         low, high = (batch["audio/span"][:, i] for i in (0, 1))
         first, past = (others["audio/span"][:, i] for i in (0, 1))

@@ -96,7 +96,7 @@ def evaluate(
     dataset = open_dataset(data)
     examples = labelled(dataset, settings)
     splits = [split(examples, settings.shares, i) for i in range(settings.repeats)]
-    leaks.refuse([Fold(**rows) for rows, _ in splits], _places(dataset, examples))
+    leaks.refuse([_fold(rows) for rows, _ in splits], _places(dataset, examples))
     models = [load(path) for path in given]
     found: dict[str, list[dict[str, Any]]] = {"model": [], "untrained": []}
     for model in models:
@@ -146,6 +146,10 @@ def labelled(dataset: Dataset, settings: Settings) -> Examples:
         whole = _places(dataset, examples).timeline
         examples = dataclasses.replace(examples, clusters=whole)
     return examples
+
+
+def _fold(rows: Mapping[str, Int[np.ndarray, " _"]]) -> Fold:
+    return Fold(train=rows["train"], valid=rows["valid"], test=rows["test"])
 
 
 def _places(dataset: Dataset, examples: Examples) -> Places:
@@ -231,7 +235,7 @@ def ridged(
     rows: Mapping[str, Int[np.ndarray, " _"]],
 ) -> float:
     """The same metric of whole runs, by the probe that all suites share."""
-    told = probe.fit({"connectivity": x}, target, Fold(**rows)).prediction
+    told = probe.fit({"connectivity": x}, target, _fold(rows)).prediction
     return scored(target[rows["test"]], told)
 
 
