@@ -540,6 +540,11 @@ def export_command(model: Place, out: Path, trunk: bool, torch: bool, form: str 
     from neurofm.weights import leaves
 
     if form is not None:
+        if trunk or torch:
+            raise NeuroFMError(
+                "--form writes embeddings, and --trunk and --torch are of models: "
+                "leave one of them out"
+            )
         written = forms.write(model, out, form)
         return written, f"exported {written['n_embeddings']} embeddings to {out}"
     loaded = load(model)

@@ -6,6 +6,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from saved_embeddings import save
 from tiny_models import ECHO
 
@@ -90,9 +91,19 @@ def test_bids_asks_for_people_and_for_names_of_their_own(tmp_path):
     save(tmp_path / "a", x)
     with pytest.raises(NeuroFMError, match=r"2 of 2 recordings have none \(r00\)"):
         forms.write(tmp_path / "a", tmp_path / "b", "bids")
-    save(tmp_path / "c", x, {"subject": ["s 1", "s1"], "run": ["01", "01"]})
+    save(tmp_path / "c", x, {"subject": ["s1", "s1"], "run": ["01", "01"]})
     with pytest.raises(NeuroFMError, match="2 recordings are called sub-s1_run-01"):
         forms.write(tmp_path / "c", tmp_path / "b", "bids")
+    save(tmp_path / "d", x, {"subject": ["s 1", "s1"]})  # two people, one label
+    with pytest.raises(NeuroFMError, match="would be called sub-s1 in BIDS"):
+        forms.write(tmp_path / "d", tmp_path / "b", "bids")
+    save(tmp_path / "e", x, {"subject": ["--", "s1"]})
+    with pytest.raises(NeuroFMError, match="would be called sub- in BIDS"):
+        forms.write(tmp_path / "e", tmp_path / "b", "bids")
+    three = {"last": np.zeros((3, 3))}
+    save(tmp_path / "f", three, {"subject": ["s1"] * 3, "run": [None, "2", None]})
+    with pytest.raises(NeuroFMError, match="2 recordings are called sub-s1_run-2"):
+        forms.write(tmp_path / "f", tmp_path / "b", "bids")
     assert not (tmp_path / "b").exists()
 
 
@@ -104,6 +115,9 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
         forms.write(tmp_path / "o", tmp_path / "p", "bids")
     with pytest.raises(NeuroFMError, match="a exists: choose another"):
         forms.write(folder, folder, "zarr")
+    words = ["export", str(folder), "--out", str(tmp_path / "o"), "--form", "bids"]
+    result = CliRunner().invoke(cli, [*words, "--trunk"])
+    assert (result.exit_code, "leave one of them out" in result.output) == (1, True)
     monkeypatch.setitem(sys.modules, "xarray", None)
     monkeypatch.setitem(sys.modules, "zarr", None)
     for form in ("zarr", "netcdf"):

@@ -226,23 +226,36 @@ def _names(rows: list[dict[str, Any]]) -> list[str]:
             f"have none ({bare[0]}): embed a dataset that was prepared with a column "
             "subject (--labels or --pattern)"
         )
-    given = [
-        {e: _label(row[c]) for e, c in ENTITIES.items() if row.get(c)} for row in rows
-    ]
+    told = [{e: row[c] for e, c in ENTITIES.items() if row.get(c)} for row in rows]
+    given = [{e: _label(value) for e, value in one.items()} for one in told]
     alike = Counter(_joined(one) for one in given)
+    called: dict[str, dict[str, Any]] = {}
     seen: Counter[str] = Counter()
     names = []
-    for one in given:
-        if alike[name := _joined(one)] > 1:
-            if "run" in one:
-                raise NeuroFMError(
-                    f"{alike[name]} recordings are called {name} in BIDS: give them "
-                    "runs, sessions or tasks of their own"
-                )
+    for whole, one in zip(told, given, strict=True):
+        name = _joined(one)
+        if called.setdefault(name, whole) != whole or not all(one.values()):
+            raise NeuroFMError(
+                f"{whole} would be called {name} in BIDS, whose names are letters and "
+                "digits: give it names that differ from others in these"
+            )
+        if alike[name] > 1 and "run" in one:
+            raise _called_alike(alike[name], name)
+        if alike[name] > 1:
             seen[name] += 1
             name = _joined({**one, "run": str(seen[name])})
         names.append(name)
+    name, n = Counter(names).most_common(1)[0]
+    if n > 1:
+        raise _called_alike(n, name)
     return names
+
+
+def _called_alike(n: int, name: str) -> NeuroFMError:
+    return NeuroFMError(
+        f"{n} recordings are called {name} in BIDS: give them runs, sessions or tasks "
+        "of their own"
+    )
 
 
 def _joined(entities: dict[str, str]) -> str:
