@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -63,6 +64,7 @@ def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
 
 def test_another_seed_in_the_same_workdir_is_refused(few_clips, tmp_path):
     quick.generate(tmp_path / "records", 0)
+    shutil.rmtree(tmp_path / "records" / "labelled")  # as if it had stopped between
     with pytest.raises(NeuroFMError, match="seed 0 and 1 was asked for"):
         quick.generate(tmp_path / "records", 1)
 

@@ -1,6 +1,7 @@
 """Brain-Semantoks' quickstart on few people: what it leaves, and what is kept apart."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -83,6 +84,7 @@ def test_stores_keep_people_apart_and_know_their_seed(tmp_path):
     table = (tmp_path / "networks.tsv").read_text().splitlines()
     assert len(table) == 1 + len(x)
     assert len({row.split("\t")[1] for row in table[1:]}) == 6
+    shutil.rmtree(tmp_path / "labelled")  # as if it had stopped between
     with pytest.raises(NeuroFMError, match="seed 3 and 4 was asked for"):
         resting.generate(tmp_path, 4, FEW)
 

@@ -1,6 +1,7 @@
 """BrainBERT's quickstart on a few people: what it leaves, and what is kept apart."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import quick
 from click.testing import CliRunner
 
 from neurofm.cli import cli
+from neurofm.errors import NeuroFMError
 from neurofm.quickstart import brainbert, contacts, filled, rates
 
 SMALL = (
@@ -89,6 +91,14 @@ def test_people_of_the_parts_are_others_and_labels_are_even(tmp_path):
     made = contacts.windows(store)
     assert made.label[fold.test].mean() == 0.5
     assert made.signal.shape == (64, 1, 1536)
+    shutil.rmtree(tmp_path / "labelled")  # as if it had stopped between
+    quieter = brainbert.simulation(("simulation.loud_db=[5,8]",))
+    for seed, design, asked in (
+        (4, brainbert.simulation(()), "seed 3 and 4 was"),
+        (3, quieter, r"loud_db=\[12.0, 18.0\] and \[5.0, 8.0\] was"),
+    ):
+        with pytest.raises(NeuroFMError, match=asked):
+            contacts.generate(tmp_path, seed, design, FEW)
     whole = contacts.PEOPLE
     assert whole.n_subjects["train"] * whole.per_subject["train"] == 200
 

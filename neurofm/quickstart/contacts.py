@@ -69,6 +69,7 @@ def generate(folder: Path, seed: int, design: Design, people: People) -> Dataset
     }
     for name, (n_contacts, recordings) in made.items():
         if (folder / name / "dataset.json").is_file():
+            check_seed(open_dataset(folder / name), folder, seed)
             continue
         log.info("simulating recordings into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,6 @@ def generate(folder: Path, seed: int, design: Design, people: People) -> Dataset
         )
         write_dataset(folder / name, info, recordings)
     store = open_dataset(folder / "labelled")
-    check_seed(store, folder, seed)
     before = store.info.prepared["simulation"]
     for key, value in told.items():
         if before[key] != value:

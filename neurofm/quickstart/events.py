@@ -89,6 +89,7 @@ def generate(
     made |= {name: labelled(seed, people, loud) for name, loud in snr_db.items()}
     for name, recordings in made.items():
         if (folder / name / "dataset.json").is_file():
+            check_seed(open_dataset(folder / name), folder, seed)
             continue
         log.info("simulating recordings into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,10 +102,7 @@ def generate(
             prepared={"reader": "quickstart", "seed": seed},
         )
         write_dataset(folder / name, info, recordings)
-    stores = {name: open_dataset(folder / name) for name in snr_db}
-    for store in stores.values():
-        check_seed(store, folder, seed)
-    return stores
+    return {name: open_dataset(folder / name) for name in snr_db}
 
 
 def stream(seed: int, people: People) -> Iterator[Recording]:

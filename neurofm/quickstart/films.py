@@ -183,14 +183,13 @@ def generate(folder: Path, made: Simulation) -> Dataset:
         stores[modality] = (info, lambda i=i: made.features(i))
     for name, (info, recordings) in stores.items():
         if (folder / name / "dataset.json").is_file():
+            check_seed(open_dataset(folder / name), folder, made.seed)
             continue
         log.info("simulating films into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         write_dataset(folder / name, info, recordings())
-    store = open_dataset(folder / "fmri")
-    check_seed(store, folder, made.seed)
     files.write_json(folder / "truth.json", truth(made.brains))
-    return store
+    return open_dataset(folder / "fmri")
 
 
 def truth(brains: Brains) -> list[dict[str, str | float]]:

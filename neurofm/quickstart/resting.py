@@ -57,6 +57,7 @@ def generate(folder: Path, seed: int, people: People) -> Dataset:
     made = {"stream": stream(of, seed, people), "labelled": labelled(of, seed, people)}
     for name, recordings in made.items():
         if (folder / name / "dataset.json").is_file():
+            check_seed(open_dataset(folder / name), folder, seed)
             continue
         log.info("simulating fMRI into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,9 +74,7 @@ def generate(folder: Path, seed: int, people: People) -> Dataset:
         write_dataset(folder / name, info, recordings)
     rows = [f"{r}\tnetwork-{n + 1}" for r, n in zip(regions, of.network, strict=True)]
     files.write_text(folder / "networks.tsv", "\n".join(["region\tnetwork", *rows, ""]))
-    store = open_dataset(folder / "labelled")
-    check_seed(store, folder, seed)
-    return store
+    return open_dataset(folder / "labelled")
 
 
 def names(of: simulation.World) -> tuple[str, ...]:

@@ -90,6 +90,7 @@ def generate(folder: Path, seed: int) -> Dataset:
     made = {"stream": stream_clips(seed), "labelled": labelled_clips(seed)}
     for name, recordings in made.items():
         if (folder / name / "dataset.json").is_file():
+            check_seed(open_dataset(folder / name), folder, seed)
             continue
         log.info("generating sound into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +103,7 @@ def generate(folder: Path, seed: int) -> Dataset:
             prepared={"reader": "quickstart", "seed": seed},
         )
         write_dataset(folder / name, info, recordings)
-    labelled = open_dataset(folder / "labelled")
-    check_seed(labelled, folder, seed)
-    return labelled
+    return open_dataset(folder / "labelled")
 
 
 def stream_clips(seed: int) -> Iterator[Recording]:

@@ -66,13 +66,12 @@ def generate(folder: Path, seed: int, design: Design) -> Dataset:
     )
     for name, recordings in made.items():
         if (folder / name / "dataset.json").is_file():
+            check_seed(open_dataset(folder / name), folder, seed)
             continue
         log.info("simulating words into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         write_dataset(folder / name, info, recordings)
-    store = open_dataset(folder / "words")
-    check_seed(store, folder, seed)
-    return store
+    return open_dataset(folder / "words")
 
 
 def stream(world: World, seed: int, design: Design) -> Iterator[Recording]:
