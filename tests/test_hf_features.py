@@ -83,6 +83,15 @@ def test_pixels_are_cut_from_the_middle_scaled_and_normalised():
     np.testing.assert_allclose(by_edge, 0.2, rtol=1e-6)
     with pytest.raises(NeuroFMError, match="give larger ones"):
         pixels.prepared(flat, {"crop_size": 7})
+    odd = (
+        {"do_resize": True},
+        {"size": [4, 4]},
+        {"do_normalize": True},
+        {"resample": 77},
+    )
+    for settings in (*odd[:3], {"size": 4, **odd[3]}, {"rescale_factor": "a"}):
+        with pytest.raises(NeuroFMError, match="settings in preprocessor_config"):
+            pixels.prepared(flat, settings)
 
 
 # ---- with it -------------------------------------------------------------------------
@@ -286,6 +295,29 @@ def test_hidden_states_of_the_clip_before_each_step_are_averaged(hf, tmp_path, k
         states = torch.stack(states)[:, 0].mean(1)
         wanted = torch.cat([states[0], states[1:].mean(0)])
         np.testing.assert_allclose(found["film@1.0"][:, step], wanted, atol=3e-5)
+
+
+def test_a_tokenizer_of_another_model_is_told(hf, tmp_path):
+    config = hf.GPT2Config(vocab_size=2, n_embd=4, n_layer=1, n_head=1, n_positions=9)
+    hf.GPT2Model(config).save_pretrained(tmp_path / "m")
+    spelling(hf, tmp_path / "m")
+    table = write(tmp_path / "t.tsv", [("word", 0, 1, "a", "", "whale", "")])
+    with pytest.raises(NeuroFMError, match=r"cannot read input_ids \[1, 1\]"):
+        prepare(table, tmp_path / "d", Asked("hf_text", model=str(tmp_path / "m")))
+
+
+def test_a_length_of_minus_one_is_no_limit(hf, tmp_path):
+    sizes = {"vocab_size": 30, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
+    model = hf.XLNetModel(hf.XLNetConfig(**sizes))
+    assert model.config.max_position_embeddings == -1
+    model.save_pretrained(tmp_path / "m")
+    spelling(hf, tmp_path / "m")
+    rows = [("word", i, 1, "a", "", word, "") for i, word in enumerate(("a", "whale"))]
+    table = write(tmp_path / "t.tsv", rows)
+    prepare(table, tmp_path / "d", Asked("hf_text", model=str(tmp_path / "m")))
+    _, found = held(tmp_path / "d")
+    assert np.isfinite(found["a@0.0"]).all()
+    assert np.abs(found["a@0.0"]).min(axis=0).max() > 0
 
 
 def test_a_folder_that_is_no_such_model_is_told(hf, tmp_path):

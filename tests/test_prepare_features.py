@@ -15,7 +15,9 @@ from data_pipelines import shards
 from data_pipelines.features import events as tables
 from data_pipelines.features import sound_model
 from data_pipelines.features.choose import Asked
+from data_pipelines.features.extractors import frames_of
 from data_pipelines.features.prepare import prepare
+from data_pipelines.unreadable import Unreadable
 from neurofm.cli import cli
 from neurofm.data.records import open_dataset
 from neurofm.errors import NeuroFMError
@@ -207,6 +209,21 @@ def test_what_is_missing_is_told(table, tmp_path):
     plain.write_text("type\tonset\nword\t1\n")
     with pytest.raises(NeuroFMError, match="has no column 'timeline'"):
         tables.read(plain)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fps", "why"),
+    [
+        ((3, 8, 8), 0.0, "its fps is 0.0"),
+        ((3, 8, 8), np.nan, "its fps is nan"),
+        ((3, 8, 8), "25", "its fps is 25"),
+        ((0, 8, 8), 25.0, "it holds no frame"),
+    ],
+)
+def test_a_film_without_frames_or_rate_is_told(tmp_path, shape, fps, why):
+    np.savez(tmp_path / "film.npz", frames=np.zeros(shape, np.uint8), fps=fps)
+    with pytest.raises(Unreadable, match=why):
+        frames_of(tmp_path / "film.npz")
 
 
 @given(st.text(alphabet='\t\n\r"ab1.-e \x00é', max_size=60))

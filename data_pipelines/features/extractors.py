@@ -145,7 +145,11 @@ def frames_of(path: Path) -> tuple[np.ndarray, float]:
     if frames is None or fps is None or frames.ndim not in (3, 4) or fps.size != 1:
         reason = "an NPZ with frames [F, H, W] or [F, H, W, 3] and fps is needed"
         raise Unreadable(path, reason, "a video")
-    return frames, float(fps)
+    if fps.dtype.kind not in "iuf" or not 0 < (rate := float(fps.ravel()[0])) < np.inf:
+        raise Unreadable(path, f"its fps is {fps}", "a video")
+    if 0 in frames.shape:
+        raise Unreadable(path, "it holds no frame", "a video")
+    return frames, rate
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:

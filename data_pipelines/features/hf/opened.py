@@ -53,12 +53,23 @@ class Opened:
         pool: Callable[[Any], Any],
         **more: Any,
     ) -> Float[np.ndarray, "N B ..."]:
-        """All hidden states, each after `pool`, a function of tensors."""
+        """All hidden states, each after `pool`, a function of tensors.
+
+        Raises:
+          NeuroFMError: the model cannot read it, or its layers have unlike sizes.
+        """
         torch: Any = import_module("torch")
         given = {k: torch.from_numpy(x).to(self.device) for k, x in inputs.items()}
-        with torch.inference_mode():
-            out = self.network(**given, **more, output_hidden_states=True)
-            pooled = [pool(state.float()) for state in out.hidden_states]
+        try:
+            with torch.inference_mode():
+                out = self.network(**given, **more, output_hidden_states=True)
+                pooled = [pool(state.float()) for state in out.hidden_states]
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            sizes = ", ".join(f"{k} {list(x.shape)}" for k, x in inputs.items())
+            raise NeuroFMError(
+                f"the model in {self.path} cannot read {sizes} ({_first_line(error)}): "
+                "see whether its tokenizer or preprocessor is that of another model"
+            ) from error
         if len({x.shape for x in pooled}) > 1:
             raise NeuroFMError(
                 f"the hidden states of {self.path} have different sizes: layers of "

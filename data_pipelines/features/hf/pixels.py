@@ -53,7 +53,25 @@ def read(folder: Path) -> dict[str, Any]:
 def prepared(
     frames: UInt8[np.ndarray, "F H W 3"], settings: dict[str, Any]
 ) -> Float32[np.ndarray, "F 3 h w"]:
-    """Frames resized, cut, scaled and normalised."""
+    """Frames resized, cut, scaled and normalised.
+
+    Raises:
+      NeuroFMError: the settings do not say how, or frames are too small.
+    """
+    try:
+        return _prepared(frames, settings)
+    except NeuroFMError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NeuroFMError(
+            "the settings in preprocessor_config.json do not say how frames are "
+            f"resized, cut, scaled and normalised ({error!r}): copy it again"
+        ) from error
+
+
+def _prepared(
+    frames: UInt8[np.ndarray, "F H W 3"], settings: dict[str, Any]
+) -> Float32[np.ndarray, "F 3 h w"]:
     x = np.stack([_sized(frame, settings) for frame in frames]).astype(np.float32)
     if settings.get("do_rescale", True):
         x = x * np.float32(settings.get("rescale_factor", 1 / 255))

@@ -64,8 +64,10 @@ class Text:
     ) -> Float[np.ndarray, "W L D"]:
         """What the layers say of each word."""
         spell = tokenizer(model.path)
-        longest = getattr(model.config, "max_position_embeddings", None)
-        limit = min(spell.model_max_length, longest or spell.model_max_length)
+        longest = getattr(model.config, "max_position_embeddings", None) or -1
+        limit = spell.model_max_length
+        if longest > 0:  # some write -1 where there is no limit
+            limit = min(limit, longest)
         read = [tokens(spell, before, whole) for before, whole in contexts(words)]
         out = []
         for i in range(0, len(read), self.batch_size):

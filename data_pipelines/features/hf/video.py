@@ -60,6 +60,8 @@ class Video:
         frames = frames[: max(1, round(length * rate))]
         if frames.ndim == 3:
             frames = np.repeat(frames[..., None], 3, -1)
+        if frames.shape[-1] not in (3, 4):
+            raise Unreadable(path, f"pixels of {frames.shape[-1]} values", "a video")
         model = opened(self.path, _INPUTS)
         at = frame_numbers(n, sfreq, rate, clip_frames(model) or 1, len(frames))
         out = [
