@@ -394,6 +394,10 @@ def test_both_hemispheres_of_a_surface_are_one_run(tmp_path):
     told = Settings(source_tr=1.5, confounds=("motion",))
     with pytest.raises(NeuroFMError, match="no confounds are taken out"):
         prepare(tmp_path, tmp_path / "e", settings=told, workers=1)
+    for file in tmp_path.glob("sub-01*"):
+        file.rename(tmp_path / file.name.replace("fsaverage5", "fsLR"))
+    with pytest.raises(NeuroFMError, match="they name several"):
+        prepare(tmp_path, tmp_path / "e", settings=settings, workers=1)
 
 
 def test_damaged_files_are_skipped_in_words(tmp_path):

@@ -14,6 +14,7 @@ from neurofm.errors import NeuroFMError
 
 _OF_NIBABEL = (*images.SUFFIXES, *surfaces.SUFFIXES)
 SUFFIXES = (*arrays.SUFFIXES, *_OF_NIBABEL)
+_SERIES = (".dtseries.nii", ".ptseries.nii")
 PART = "#"  # FILE#NAME is one of the runs of a file
 # Files with BIDS names that are not runs.
 _RUNS = ("bold", "timeseries")
@@ -158,11 +159,11 @@ def atlas_name(found: Source, settings: Settings) -> str:
     for file in found.files:
         name = sidecars.entities(file.split(PART)[0])
         words = [name[k] for k in ("atlas", "seg", "parcel") if k in name]
-        told.add("_".join(words))
-        if file.lower().split(PART)[0].endswith((".dtseries.nii", ".ptseries.nii")):
-            told = {"grayordinates"} if told == {""} else told
+        of_cifti = file.lower().split(PART)[0].endswith(_SERIES)
         if surfaces.is_surface(file):
-            told = {f"vertices of {name.get('space', 'a surface')}"}
+            told.add(f"vertices of {name.get('space', 'a surface')}")
+        else:
+            told.add("_".join(words) or ("grayordinates" if of_cifti else ""))
     if len(told) == 1 and told != {""}:
         return told.pop()
     raise NeuroFMError(
