@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from neurofm.cli import cli
 from neurofm.errors import NeuroFMError
-from neurofm.quickstart import brainbert, contacts, filled, rates
+from neurofm.quickstart import brainbert, contacts, filled, rates, words
 
 SMALL = (
     *("task.width=16", "task.mlp_width=16", "task.depth=1", "task.heads=2"),
@@ -78,7 +78,7 @@ def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
     assert run("--workdir", str(workdir), half, *SMALL) == found
     assert (workdir / "report.html").stat().st_mtime_ns == before
     told = run("--workdir", str(workdir), *SMALL, code=1)["error"]
-    assert "responsive=0.5 and 1.0 was asked for" in told
+    assert "responsive 0.5 and 1.0 was asked for" in told
 
 
 def test_people_of_the_parts_are_others_and_labels_are_even(tmp_path):
@@ -95,10 +95,12 @@ def test_people_of_the_parts_are_others_and_labels_are_even(tmp_path):
     quieter = brainbert.simulation(("simulation.loud_db=[5,8]",))
     for seed, design, asked in (
         (4, brainbert.simulation(()), "seed 3 and 4 was"),
-        (3, quieter, r"loud_db=\[12.0, 18.0\] and \[5.0, 8.0\] was"),
+        (3, quieter, r"loud_db \[12.0, 18.0\] and \[5.0, 8.0\] was"),
     ):
         with pytest.raises(NeuroFMError, match=asked):
             contacts.generate(tmp_path, seed, design, FEW)
+    with pytest.raises(NeuroFMError, match="ieeg that this quickstart did not"):
+        words.generate(tmp_path, 3, words.TWENTY_TRIALS)
     whole = contacts.PEOPLE
     assert whole.n_subjects["train"] * whole.per_subject["train"] == 200
 

@@ -87,6 +87,11 @@ def test_contacts_that_do_not_respond_have_background_alone():
     assert peaked[responsive].min() > 2 * peaked[~responsive].max() > 6
 
 
+def test_a_loudness_from_high_to_low_is_refused():
+    with pytest.raises(NeuroFMError, match="give the lower one first"):
+        Design(loud_db=(9.0, 3.0))
+
+
 def test_a_recording_does_not_depend_on_others():
     one = bursts.record(0, "valid", 2, 5, 3, 2.0, Design())
     again = bursts.record(0, "valid", 2, 5, 3, 2.0, Design())

@@ -17,7 +17,7 @@ from neurofm import files
 from neurofm.data.layout import DatasetInfo
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.writer import Recording, write_dataset
-from neurofm.quickstart.finished import check_seed
+from neurofm.quickstart.finished import is_made
 from neurofm.signals import bold
 from neurofm.simulate import film, film_brains
 from neurofm.simulate.film import LAYERS, MODALITIES, SFREQ, WIDTH, Film, World
@@ -182,8 +182,7 @@ def generate(folder: Path, made: Simulation) -> Dataset:
         )
         stores[modality] = (info, lambda i=i: made.features(i))
     for name, (info, recordings) in stores.items():
-        if (folder / name / "dataset.json").is_file():
-            check_seed(open_dataset(folder / name), folder, made.seed)
+        if is_made(folder / name, info):
             continue
         log.info("simulating films into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from neurofm import config
 from neurofm.config import Experiment
-from neurofm.data.records import Dataset
+from neurofm.data.records import DatasetInfo, open_dataset
 from neurofm.errors import NeuroFMError
 
 
@@ -40,14 +40,25 @@ def sentence(workdir: Path) -> str:
     return f"see {workdir / 'report.html'}; next: neurofm check {workdir}"
 
 
-def check_seed(dataset: Dataset, folder: Path, seed: int) -> None:
-    """Refuse data that was generated with another seed.
+def is_made(store: Path, info: DatasetInfo) -> bool:
+    """Whether a store is there already, generated as `info` promises.
 
     Raises:
-      NeuroFMError: it was.
+      NeuroFMError: it is there and is another quickstart's, or of other settings.
     """
-    if (before := dataset.info.prepared.get("seed")) != seed:
+    if not (store / "dataset.json").is_file():
+        return False
+    before = open_dataset(store).info
+    asked = (info.kind, info.sfreq, info.ch_names)
+    if (before.kind, before.sfreq, before.ch_names) != asked:
         raise NeuroFMError(
-            f"{folder} was generated with seed {before} and {seed} was asked for: "
+            f"{store} holds {before.kind} that this quickstart did not generate: "
             "choose another --workdir"
         )
+    for name, value in info.prepared.items():
+        if (then := before.prepared.get(name)) != value:
+            raise NeuroFMError(
+                f"{store} was generated with {name} {then} and {value} was asked for: "
+                "choose another --workdir"
+            )
+    return True

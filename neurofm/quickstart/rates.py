@@ -48,16 +48,15 @@ def tuned(
     train: Arrays,
     valid: Arrays,
     seed: int,
-    rates: Sequence[float] = RATES,
 ) -> Tuned:
-    """Train once with every rate; the best look at validation is kept.
+    """Train once with each of `RATES`; the best look at validation is kept.
 
     Args:
       model: variables of the network under the head.
       train, valid: batches of all windows, with `label`.
     """
     found = []
-    for rate in rates:
+    for rate in RATES:
         found.append(_trained(task, model, train, valid, seed, rate))
         log.info("rate %g: %.1f %% on validation", rate, 100 * found[-1].accuracy)
     return max(found, key=lambda one: one.accuracy)

@@ -14,7 +14,7 @@ import numpy as np
 from neurofm.data.layout import DatasetInfo
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.data.writer import Recording, write_dataset
-from neurofm.quickstart.finished import check_seed
+from neurofm.quickstart.finished import is_made
 from neurofm.simulate import words_seeg
 from neurofm.simulate.words_seeg import N_WORDS, SFREQ, UNIT_S, Spoken, World
 
@@ -65,8 +65,7 @@ def generate(folder: Path, seed: int, design: Design) -> Dataset:
         prepared={"reader": "quickstart", "seed": seed},
     )
     for name, recordings in made.items():
-        if (folder / name / "dataset.json").is_file():
-            check_seed(open_dataset(folder / name), folder, seed)
+        if is_made(folder / name, info):
             continue
         log.info("simulating words into %s", folder / name)
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,8 @@ class Design:
                 f"the share of responsive contacts is {self.responsive}: give more "
                 "than 0 and at most 1"
             )
+        if not self.loud_db[0] <= self.loud_db[1]:
+            raise NeuroFMError(f"loud_db is {self.loud_db}: give the lower one first")
 
 
 @dataclass(frozen=True)
