@@ -151,6 +151,7 @@ def among(
         return replace(
             one,
             prediction=one.prediction[mine],
+            output=one.output[mine],
             points=one.points[mine],
             weights=one.weights[mine],
         )
