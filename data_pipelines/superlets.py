@@ -4,6 +4,7 @@ Every electrode of every window that a run could be shown becomes an item, whate
 split, so that no step of training computes any (`task.spectrogram=superlets`).
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -112,6 +113,8 @@ def prepare(
 
 def _contract(dataset: Dataset, how: Superlets, segment_s: float) -> InputContract:
     """Whole windows alone, in the reference that the recordings have."""
+    if not math.isfinite(segment_s):
+        raise NeuroFMError(f"--segment is {segment_s}: give seconds, such as 5")
     n = round(segment_s * how.sfreq) - 1
     if -(-n // how.decimation) <= 2 * how.edge_frames:
         raise NeuroFMError(

@@ -124,6 +124,9 @@ def test_what_leaves_nothing_is_refused(recordings, tmp_path):
         pipeline.prepare(recordings, tmp_path / "a", segment_s=9.0)
     with pytest.raises(NeuroFMError, match=r"give more than 0\.98"):
         pipeline.prepare(recordings, tmp_path / "b", segment_s=0.9)
+    for odd in (np.nan, np.inf):
+        with pytest.raises(NeuroFMError, match="give seconds"):
+            pipeline.prepare(recordings, tmp_path / "c", segment_s=odd)
 
 
 def test_a_restart_makes_what_is_missing_alone(recordings, tmp_path, monkeypatch):
