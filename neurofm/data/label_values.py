@@ -78,7 +78,7 @@ def words(
 
 def labels(
     examples: Labelled, spec: BatchSpec
-) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n K"]:
+) -> Int[np.ndarray, " n *S"] | Float[np.ndarray, "n K"]:
     """What a batch holds of each example: see `models.finetune.Finetune.batch_spec`.
 
     Raises:
