@@ -44,6 +44,7 @@ def run(*arguments):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow  # many networks of unlike sizes to compile
 def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
     few_people, tmp_path
 ):
