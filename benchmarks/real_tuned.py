@@ -3,13 +3,14 @@
     python benchmarks/real_tuned.py --data DATA --out DIR [--sets fsdd,visualoddball]
         [--seeds 0,1,2] [--epochs 20]
 
-DATA is what real_audio.py and real_eeg.py take, DIR where their runs are, or will be:
-networks pretrained on all but the tested fold (the first of each set). Each of them,
-and the same network untrained, is fine-tuned with the recipes wavjepa/finetune and
-brainomni/finetune, the best epoch is chosen on part of what was pretrained on (another
-speaker, fold, songs or run), and the tested fold is told once: accuracy, or the area
-under the curve of every run. Rates were set before any score was seen. A row for each
-is appended to DIR/tuned.jsonl; rows that are there are not made again.
+DATA is what real_audio.py and real_eeg.py take, DIR/sound and DIR/eeg are where their
+runs are, or will be: networks pretrained on all but the tested fold (the first of each
+set). Each of them, and the same network untrained, is fine-tuned with the recipes
+wavjepa/finetune and brainomni/finetune, the best epoch is chosen on part of what was
+pretrained on (another speaker, fold, songs or run), and the tested fold is told once:
+accuracy, or the area under the curve of every run. Rates were set before any score was
+seen. A row for each is appended to DIR/tuned.jsonl; rows that are there are not made
+again.
 """
 
 import argparse
@@ -289,7 +290,9 @@ def main() -> None:
     rows = []
     for name in asked.sets.split(","):
         for seed in map(int, asked.seeds.split(",")):
-            case = (sound if SYSTEMS[name] == "sound" else eeg)(asked, name, seed)
+            kind = SYSTEMS[name]
+            below = argparse.Namespace(**vars(asked) | {"out": asked.out / kind})
+            case = (sound if kind == "sound" else eeg)(below, name, seed)
             about = {"set": name, "seed": seed, "clusters": case.clusters}
             rows += [
                 {**about, "system": system, "points": points}
