@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data_pipelines.shown import shown
-from neurofm.cli import LOCAL, PLACE, command, counter, numbers, table
+from neurofm.cli.command import LOCAL, PLACE, command, counter, numbers, table
 from neurofm.errors import NeuroFMError
 from neurofm.stores import Place
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from neurofm.cli import cli, command, table
+from neurofm.cli.command import cli, command, table
 from neurofm.errors import NeuroFMError
 
 
