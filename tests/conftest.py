@@ -1,5 +1,6 @@
 """Shapes are checked in all of neurofm; compiled programs are kept between runs."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
+
+# Tracing makes many small objects that stay: looking through them takes a while.
+gc.set_threshold(200_000, 20, 50)
 
 install_import_hook("neurofm", "typecheck.check")
 

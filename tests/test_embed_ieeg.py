@@ -228,7 +228,7 @@ def test_stores_that_the_model_does_not_take_are_refused(
         embed(drawn(task), [tmp_path / "d"], tmp_path / "e")
 
 
-@pytest.mark.parametrize("task", [BERT, VQVAE])
+@pytest.mark.parametrize("task", [BERT, pytest.param(VQVAE, marks=pytest.mark.slow)])
 def test_words_are_scored_beside_untrained_and_band_power(task, tmp_path):
     models.save(tmp_path / "m", task, drawn(task).variables, {})
     store(tmp_path / "d", [(3, 1200), (3, 1200)], task)

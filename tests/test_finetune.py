@@ -331,6 +331,7 @@ def test_windows_side_by_side_are_read_as_each_alone():
     assert {x.shape[0] for x in jax.tree.leaves(draws)} == {n}
 
 
+@pytest.mark.slow
 def test_a_mixture_is_learnt_as_a_mixture_of_labels():
     base, frozen = frozen_model()
     task = Finetune(task=base, classes=TWO, augment=Augment(mixup=0.4))

@@ -335,7 +335,10 @@ def many(path, n=32):
 @pytest.mark.parametrize(
     ("answer", "target", "names", "metric"),
     [
-        ("tags", "tags", ["high", "loud", "low"], "mean_average_precision"),
+        pytest.param(
+            *("tags", "tags", ["high", "loud", "low"], "mean_average_precision"),
+            marks=pytest.mark.slow,
+        ),
         ("numbers", "pitch,loud", ["pitch", "loud"], "r2"),
     ],
 )

@@ -46,6 +46,7 @@ def run(*arguments, code=0):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow  # many programs to compile
 def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
     few_people, tmp_path
 ):

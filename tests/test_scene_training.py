@@ -398,6 +398,7 @@ def losses(workdir):
     return [{k: row[k] for k in kept if k in row} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_run_on_scenes_stopped_and_started_again_ends_as_if_in_peace(
     stores, tmp_path
 ):

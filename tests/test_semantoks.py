@@ -91,7 +91,13 @@ def test_a_tokenizer_is_what_the_loops_say_and_its_norms_are_fixed_at_the_start(
     np.testing.assert_allclose(got[1, 2], wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize("network_of", [(0, 1, 0, 2, 1, 0, 2), (0, 1, 2, 3, 4, 5, 6)])
+@pytest.mark.parametrize(
+    "network_of",
+    [
+        (0, 1, 0, 2, 1, 0, 2),
+        pytest.param((0, 1, 2, 3, 4, 5, 6), marks=pytest.mark.slow),
+    ],
+)
 def test_batched_tokenizers_give_what_one_after_the_other_gives(network_of):
     n = max(network_of) + 1
     names = tuple(f"n{i}" for i in range(n))

@@ -334,12 +334,17 @@ def test_every_system_has_a_tiny_form_here():
         ("line", 2),
         ("line", 4),
         ("wavjepa", 4),
-        ("wavjepa in rooms", 2),
         ("braintokenizer", 4),
-        ("brainomni", 4),
-        ("finetune", 2),
-        ("tribe", 4),
-        ("brainbert", 4),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("wavjepa in rooms", 2),
+                ("brainomni", 4),
+                ("finetune", 2),
+                ("tribe", 4),
+                ("brainbert", 4),
+            )
+        ),
     ],
 )
 def test_accumulation_changes_nothing(name, accumulate):
@@ -496,7 +501,7 @@ def test_gathered_and_dense_are_one_loss_with_one_gradient():
     assert_same(measured(TINY), measured(dense, batch=batch, draws=draws), 1e-5)
 
 
-@pytest.mark.parametrize("room", [0, 1])
+@pytest.mark.parametrize("room", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_so_are_they_for_two_channels_and_whichever_room_the_context_takes(room):
     gathered = replace(TINY, n_chans=2, context_caps=(12, 40))
     dense = replace(gathered, compute="dense")
@@ -594,12 +599,10 @@ CASES |= {
 CASES["wavjepa in rooms, data=8, accumulated"] = "wavjepa in rooms", Mesh(data=8), 2
 
 
-# Further meshes of systems that another case spreads.
+# What compiles for long, and is spread by the same rules as those that stay.
 SLOW = (
-    "wavjepa, data=8",
-    "tribe, data=8",
-    "tribe, fsdp=8",
-    "brain_semantoks, fsdp=8",
+    *("wavjepa, data=8", "wavjepa, fsdp=8", "tribe, data=8", "tribe, fsdp=8"),
+    *("brain_semantoks, fsdp=8", "brainbert, data=8", "duin, data=8"),
 )
 
 

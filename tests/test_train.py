@@ -235,7 +235,9 @@ def test_a_finished_run_is_done_at_once_and_stays_as_it_is(peaceful):
 # ---- killed --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", ["record 6", "row 7"])
+@pytest.mark.parametrize(
+    "moment", ["record 6", pytest.param("row 7", marks=pytest.mark.slow)]
+)
 def test_a_run_killed_and_started_again_ends_as_if_in_peace(peaceful, tmp_path, moment):
     words = pretrain_words(peaceful, tmp_path)
     code, _, err = run(*words, stop=f"SIGKILL {moment}")
@@ -313,6 +315,7 @@ def test_sigterm_saves_exits_42_and_tells_the_command_that_goes_on(peaceful, tmp
     assert_as_if_in_peace(tmp_path / "a run", peaceful)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130(peaceful, tmp_path):
     words = pretrain_words(peaceful, tmp_path)
     code, out, err = run(*words, stop="SIGINT row 2")

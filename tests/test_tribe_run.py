@@ -52,6 +52,7 @@ def test_sizes_follow_from_the_stores_and_known_modalities_keep_their_order(stor
     assert task.feature_steps == task.output_steps * tiny_brains.TR * 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_started_again_ends_as_if_in_peace(stores, tmp_path):
     exp = experiment(stores)
     done = pretrain(exp, tmp_path / "whole")

@@ -151,7 +151,7 @@ def test_loss_and_gradients_are_the_released_ones(path, form):
     close(jax.jit(optax.tree.norm)(grads), official["grad_norm"], 1e-5, "gradient norm")
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 @each("wavjepa", keys=STEPS)
 def test_training_steps_are_the_released_ones(path, accumulate):
     f, settings = load(path), config(path)["trainsteps"]
