@@ -228,6 +228,7 @@ def test_arrays_that_do_not_fit_are_refused_in_words(trained):
         model.embed(np.ones((6, 40)), 0.5)
 
 
+@pytest.mark.slow
 def test_a_model_is_fine_tuned_with_rates_that_fall_by_layer(trained, tmp_path):
     _, run, _ = trained
     listed = [

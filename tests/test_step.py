@@ -334,11 +334,11 @@ def test_every_system_has_a_tiny_form_here():
         ("line", 2),
         ("line", 4),
         ("wavjepa", 4),
-        ("braintokenizer", 4),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in (
                 ("wavjepa in rooms", 2),
+                ("braintokenizer", 4),
                 ("brainomni", 4),
                 ("finetune", 2),
                 ("tribe", 4),

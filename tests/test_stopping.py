@@ -78,12 +78,12 @@ def test_a_process_told_to_end_while_it_waits_for_others_ends_at_once(tmp_path):
 AT_WORK = """
 import os, signal, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from neurofm import cli
+from neurofm.cli.command import cli, command
 from neurofm.run import stop
 
 stop.UNWIND_S = 0.3
 
-@cli.command("work")
+@command("work")
 def work():
     with ThreadPoolExecutor(1) as beside:
         beside.submit(time.sleep, float(os.environ["SECONDS"]))
@@ -91,7 +91,7 @@ def work():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-cli.cli(["work", "--json"])
+cli(["work", "--json"])
 """
 
 
