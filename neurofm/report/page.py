@@ -213,23 +213,22 @@ def score_curves(
     sources: Sequence[Source],
 ) -> Iterator[tuple[Curves, dict[str, list[Row]]]]:
     """Scores as pretraining went on, and over how many labels a probe has."""
-    for part, title, along, caption in (
+    for part, at, along, caption in (
         (
             "over_steps",
-            "Score over steps",
+            "step",
             "step",
             "Score of the frozen network on held-out items as pretraining went on, "
             "with its interval.",
         ),
         (
             "over_labels",
-            "Score over labels",
+            "labels",
             "label",
             "Score on all test items of probes that had so many training labels of "
             "each class (of numbers, in all), mean over draws, with its interval.",
         ),
     ):
-        at = along.replace("label", "labels")
         rows = {
             source.name: [
                 {"step": point[at]}
@@ -241,6 +240,7 @@ def score_curves(
         }
         names = {name for s in sources for name in s.scores.get(part, {})}
         keys = {name: name for name in sorted(names)}
+        title = f"Score over {along}s"
         curves = Curves(
             title=title, axis="score", keys=keys, caption=caption, along=along
         )
