@@ -29,9 +29,9 @@ from neurofm.eval import examples as exampling
 from neurofm.eval.baselines import log_mel_candidates
 from neurofm.eval.features import network_pools, vectors
 from neurofm.eval.scores import probe_all
-from neurofm.evaluate import network
 from neurofm.model import load
 from neurofm.simulate import listeners, sounds
+from neurofm.suites.entrants import network
 
 STORIES = {"train": 8, "valid": 1, "test": 3}
 VOLUMES = 100
