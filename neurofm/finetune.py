@@ -54,51 +54,9 @@ def finetune(
     show: Callable[[int, Row], None] = lambda step, row: None,
     profile: Window | None = None,
 ) -> Finetuned:
-    """Train `exp` from `model`; it goes on as any run.
-
-    A task that is a `Finetune` puts a head on the model and learns labels: writes
-    `scores.json` and the report beside what `pretrain` writes. Another task is the
-    model itself, fitted to other data as `Task.refitted` says, without scores.
-
-    Args:
-      model: a run, a checkpoint, an imported or exported model.
-
-    Raises:
-      NeuroFMError: what `pretrain` refuses; labels that cannot be learnt.
-    """
-    if not isinstance(exp.task, Finetune):
-        task = exp.task.refitted(load(model).task)
-        init = replace(exp.init, path=str(model))
-        exp = replace(exp, task=task, init=init).resolved()
-        return Finetuned(pretrain(exp, workdir, show, profile), {})
-    brains = exp.task.answer == "responses"
-    named = exp.data.responses.path if brains else exp.data.target
-    if not exp.data.path or not named:
-        missing = "data.responses.path" if brains else "data.target"
-        what = "the column of its classes as data.target=COLUMN"
-        if brains:
-            what = "the fMRI as data.responses.path=DIR"
-        raise NeuroFMError(
-            f"{missing if exp.data.path else 'data.path'} is empty: give a prepared "
-            f"dataset as data.path=DIR and {what}"
-        )
-    if exp.data.target and exp.data.responses.path:
-        raise NeuroFMError(
-            "data.target and data.responses.path are both given: leave out the one "
-            f"that task.answer={exp.task.answer} does not learn"
-        )
+    """Train `exp` from `model`; it goes on as any run. See `resolved` and `tuned`."""
     exp, split = resolved(exp, model)
-    outcome = pretrain(exp, workdir, show, profile)
-    place = stores.place(workdir)
-    if jax.process_index() == 0:
-        files.write_json(place / split_file.NAME, split)
-    if outcome.status != "done" or jax.process_index() > 0:
-        return Finetuned(outcome, {})
-    scores = score(exp, place, best_step(place, exp.eval.metric))
-    scores |= {"split_sha256": split["sha256"]} if scores else {}
-    files.write_json(place / "scores.json", scores)
-    report.render([place], place / "report.html")
-    return Finetuned(outcome, scores)
+    return tuned(exp, split, workdir, show, profile)
 
 
 def resolved(
@@ -106,8 +64,23 @@ def resolved(
 ) -> tuple[Experiment, dict[str, Any]]:
     """The experiment with the model's task, the data's classes and its own length.
 
-    And what the file of its split holds.
+    A task that is a `Finetune` puts a head on the model and learns labels. Another task
+    is the model itself, fitted to other data as `Task.refitted` says.
+
+    Args:
+      model: a run, a checkpoint, an imported or exported model.
+
+    Returns:
+      And what the file of its split holds; nothing where no labels are learnt.
+
+    Raises:
+      NeuroFMError: labels that are missing or cannot be learnt; no such model.
     """
+    if not isinstance(exp.task, Finetune):
+        task = exp.task.refitted(load(model).task)
+        init = replace(exp.init, path=str(model))
+        return replace(exp, task=task, init=init).resolved(), {}
+    _named(exp.data, exp.task.answer)
     init = replace(exp.init, frozen={"task": str(model)})
     exp, _ = frozen.lean(replace(exp, init=init))
     task: Any = exp.task
@@ -133,6 +106,55 @@ def resolved(
         train = replace(exp.train, steps=steps, checkpoint_every=every)
         exp = replace(exp, train=train, eval=replace(exp.eval, every=every))
     return exp.resolved(), split
+
+
+def tuned(
+    exp: Experiment,
+    split: dict[str, Any],
+    workdir: str | os.PathLike[str],
+    show: Callable[[int, Row], None] = lambda step, row: None,
+    profile: Window | None = None,
+) -> Finetuned:
+    """Train what `resolved` gave.
+
+    Where labels are learnt, writes `split.json`, `scores.json` and the report with its
+    scores beside what `pretrain` writes.
+
+    Raises:
+      NeuroFMError: what `pretrain` refuses.
+    """
+    outcome = pretrain(exp, workdir, show, profile)
+    place = stores.place(workdir)
+    if not split or jax.process_index() > 0:
+        return Finetuned(outcome, {})
+    files.write_json(place / split_file.NAME, split)
+    if outcome.status != "done":
+        return Finetuned(outcome, {})
+    scores = score(exp, place, best_step(place, exp.eval.metric))
+    scores |= {"split_sha256": split["sha256"]} if scores else {}
+    files.write_json(place / "scores.json", scores)
+    report.render([place], place / "report.html")
+    return Finetuned(outcome, scores)
+
+
+def _named(data: Data, answer: str) -> None:
+    """Refuse settings that do not name one thing to learn."""
+    brains = answer == "responses"
+    named = data.responses.path if brains else data.target
+    if not data.path or not named:
+        missing = "data.responses.path" if brains else "data.target"
+        what = "the column of its classes as data.target=COLUMN"
+        if brains:
+            what = "the fMRI as data.responses.path=DIR"
+        raise NeuroFMError(
+            f"{missing if data.path else 'data.path'} is empty: give a prepared "
+            f"dataset as data.path=DIR and {what}"
+        )
+    if data.target and data.responses.path:
+        raise NeuroFMError(
+            "data.target and data.responses.path are both given: leave out the one "
+            f"that task.answer={answer} does not learn"
+        )
 
 
 def _told(

@@ -25,16 +25,19 @@ class SlowStore(MemoryFileSystem):
 
     latency_s = 0.0
     faults: list[Exception] = []  # noqa: RUF012
-    reads = in_flight = peak = 0
+    reads = peak = 0
+    under_way: set[object] = set()  # noqa: RUF012
     together = 1  # a read waits until so many are under way, or for 10 s
     _changed = threading.Condition()
 
     def cat_file(self, path, start=None, end=None, **kwargs):
         cls = type(self)
+        mine = object()
         with cls._changed:
+            under_way = cls.under_way  # of this count: a read may outlive its test
+            under_way.add(mine)
             cls.reads += 1
-            cls.in_flight += 1
-            cls.peak = max(cls.peak, cls.in_flight)
+            cls.peak = max(cls.peak, len(under_way))
             fault = cls.faults.pop(0) if cls.faults else None
             cls._changed.notify_all()
             cls._changed.wait_for(lambda: cls.peak >= cls.together, timeout=10)
@@ -45,12 +48,13 @@ class SlowStore(MemoryFileSystem):
             return super().cat_file(path, start, end, **kwargs)
         finally:
             with cls._changed:
-                cls.in_flight -= 1
+                under_way.remove(mine)
 
     @classmethod
     def reset(cls, together: int = 1, latency_s: float = 0.0, faults=()) -> None:
         """Begin to count anew."""
-        cls.reads = cls.in_flight = cls.peak = 0
+        cls.reads = cls.peak = 0
+        cls.under_way = set()
         cls.together, cls.latency_s, cls.faults = together, latency_s, list(faults)
 
 

@@ -212,9 +212,8 @@ def test_features_have_unit_length_at_every_source_and_layers_are_named():
 # ---- what a plan asks ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "remat", [pytest.param("block", marks=pytest.mark.slow), "selective"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["block", "selective"])
 def test_recomputing_changes_no_output_and_no_gradient_of_the_blocks(remat):
     x = jax.random.normal(jax.random.key(3), (2, 3, 5, 8))
     visible = jnp.arange(5) < jnp.asarray([[5], [4]])

@@ -423,7 +423,11 @@ def spelt(path, n=24):
 
 
 @pytest.mark.parametrize(
-    ("symbols", "target"), [("characters", "word"), ("words", "spaced")]
+    ("symbols", "target"),
+    [
+        ("characters", "word"),
+        pytest.param("words", "spaced", marks=pytest.mark.slow),
+    ],
 )
 def test_sequences_come_from_the_data_and_are_scored_by_edits(
     tmp_path, base, symbols, target

@@ -44,6 +44,7 @@ def run(*arguments):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_a_finished_quickstart_leaves_a_whole_workdir_and_is_read_back(
     short_films, tmp_path
 ):

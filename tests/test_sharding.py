@@ -451,7 +451,7 @@ def test_two_processes_make_the_batch_of_one_each_reading_its_own_rows(tmp_path)
 
 
 def a_process_whose_others_never_come(port: str):
-    distributed.PATIENCE_S = 3  # after twice that jax ends the process
+    distributed.PATIENCE_S = 1  # after twice that jax ends the process
     with pytest.raises(NeuroFMError, match=r"one of 2 processes.*did not meet"):
         distributed.initialise(f"localhost:{port}", 2, 0)
 

@@ -501,7 +501,8 @@ def test_gathered_and_dense_are_one_loss_with_one_gradient():
     assert_same(measured(TINY), measured(dense, batch=batch, draws=draws), 1e-5)
 
 
-@pytest.mark.parametrize("room", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 1])
 def test_so_are_they_for_two_channels_and_whichever_room_the_context_takes(room):
     gathered = replace(TINY, n_chans=2, context_caps=(12, 40))
     dense = replace(gathered, compute="dense")

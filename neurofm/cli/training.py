@@ -44,7 +44,7 @@ def train_with(
     process_id: int | None,
     profile: str | None,
 ) -> tuple[dict[str, Any], str, int]:
-    """Find the other processes, then `run(exp, workdir, show, profile)`."""
+    """Find the other processes, then `run(exp, workdir, profile)`."""
     from neurofm.run.stop import stop_signals
 
     with stop_signals() as stop:  # imports, start-up and compilation take a while
@@ -54,13 +54,8 @@ def train_with(
             coordinator, num_processes, process_id, devices, stop.leave
         )
         from neurofm import config as configs
-        from neurofm.run.metrics import Progress
-        from neurofm.run.profile import window
 
-        exp = configs.load(config, overrides)
-        steps = window(profile, exp.train.steps) if profile else None
-        with Progress(exp.train.steps) as progress:
-            outcome, scores = run(exp, workdir, progress.show, steps)
+        outcome, scores = run(configs.load(config, overrides), workdir, profile)
         started = distributed.started()
     result = {
         "step": outcome.step,
@@ -88,10 +83,15 @@ def pretrain_command(**arguments: Any):
     --process-id.
     """
 
-    def run(*asked: Any) -> Any:
+    def run(exp: Any, workdir: Place, profile: str | None) -> Any:
+        from neurofm.run.metrics import Progress
+        from neurofm.run.profile import window
         from neurofm.train import pretrain
 
-        return pretrain(*asked), {}
+        steps = exp.train.steps
+        with Progress(steps) as progress:
+            traced = window(profile, steps)
+            return pretrain(exp, workdir, progress.show, traced), {}
 
     return train_with(run, **arguments)
 
@@ -109,10 +109,15 @@ def finetune_command(model: Place, **arguments: Any):
     in data.path.
     """
 
-    def run(exp: Any, *asked: Any) -> Any:
-        from neurofm.finetune import finetune
+    def run(exp: Any, workdir: Place, profile: str | None) -> Any:
+        from neurofm.finetune import resolved, tuned
+        from neurofm.run.metrics import Progress
+        from neurofm.run.profile import window
 
-        done = finetune(exp, model, *asked)
+        exp, split = resolved(exp, model)
+        with Progress(exp.train.steps) as progress:
+            traced = window(profile, exp.train.steps)
+            done = tuned(exp, split, workdir, progress.show, traced)
         return done.outcome, done.scores
 
     return train_with(run, **arguments)

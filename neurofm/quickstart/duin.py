@@ -119,8 +119,8 @@ def quickstart(
     save_untrained(workdir, store)
     for name, folder, exp, start in tunings(workdir, last):
         log.info("learning words: %s, rate %g", name, exp.optim.lr)
-        exp, _ = finetune.resolved(exp, start)
-        outcome = finetune.finetune(exp, start, folder, shown).outcome
+        exp, split = finetune.resolved(exp, start)
+        outcome = finetune.tuned(exp, split, folder, shown).outcome
         if outcome.status != "done":
             return Finished({}, outcome.status, outcome.sentence)
         steps_before += exp.train.steps

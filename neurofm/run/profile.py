@@ -13,12 +13,14 @@ log = logging.getLogger(__name__)
 Window = tuple[int, int]
 
 
-def window(text: str, steps: int) -> Window:
+def window(text: str | None, steps: int) -> Window | None:
     """`100:105`: trace from when 100 steps are done until 105 are.
 
     Raises:
       NeuroFMError: no such pair, or one that ends after the run.
     """
+    if text is None:
+        return None
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last) <= steps):
         raise NeuroFMError(
