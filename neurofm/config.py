@@ -185,6 +185,10 @@ class Train:
                 raise NeuroFMError(
                     f"train.{name} is {getattr(self, name)}: give 1 or more"
                 )
+        if self.epochs < 0:
+            raise NeuroFMError(
+                f"train.epochs is {self.epochs:g}: give 0 to count steps, or more"
+            )
         if self.batch_size % self.accumulate:
             raise NeuroFMError(
                 f"train.batch_size ({self.batch_size}) is not a multiple of "

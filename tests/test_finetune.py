@@ -241,6 +241,8 @@ def test_a_users_mistake_is_named():
         Finetune(task=base, dropout=1.0)
     with pytest.raises(NeuroFMError, match=r"task.lora_rank is 0"):
         Finetune(task=base, lora_rank=0)
+    with pytest.raises(NeuroFMError, match=r"task.lora_path is '\(', which is no reg"):
+        Finetune(task=base, lora_path="(")
     with pytest.raises(NeuroFMError, match=r"task.pool is attention, but task.head=fl"):
         Finetune(task=base, head="flat", pool="attention")
     task = Finetune(task=base, classes=TWO, regime="lora", lora_path="nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from neurofm.errors import NeuroFMError
@@ -49,6 +50,13 @@ def refuse_odd(task: Finetune) -> None:
     for name in ("last_layers", "lora_rank", "windows", "length"):
         if getattr(task, name) < 1:
             raise NeuroFMError(f"task.{name} is {getattr(task, name)}: give 1 or more")
+    try:
+        re.compile(task.lora_path)
+    except re.error as error:
+        raise NeuroFMError(
+            f"task.lora_path is {task.lora_path!r}, which is no regular expression "
+            f"({error})"
+        ) from error
 
 
 def _refuse_pooled(task: Finetune) -> None:
