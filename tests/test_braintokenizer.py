@@ -15,6 +15,7 @@ from neurofm.config import Mesh
 from neurofm.errors import NeuroFMError
 from neurofm.model import abstract_variables
 from neurofm.models.braintokenizer import BrainTokenizer
+from neurofm.nn.sensors import FromSources, SensorEmbedding, ToSources
 from neurofm.parallel.mesh import make
 from neurofm.parallel.sharding import param_shardings
 from neurofm.step import draw_key, loss_and_grads
@@ -252,6 +253,36 @@ def test_a_tokenizer_of_log_spectra_refuses_to_rebuild_a_waveform():
 
 
 # ---- codebooks -----------------------------------------------------------------------
+
+
+def test_as_released_the_decoder_cannot_tell_sources_apart_and_with_their_keys_it_can():
+    rng = np.random.default_rng(3)
+    shapes = {"vectors": (1, 3, 2, 8), "sensors": (1, 4, 8), "tags": (3, 8)}
+    drawn = {k: jnp.array(rng.normal(0, 1, s), jnp.float32) for k, s in shapes.items()}
+    vectors, sensors, tags = drawn.values()
+    attention = FromSources(2, "spread")
+    run = quick.jit(attention.apply)
+    params = quick.jit(attention.init)(jax.random.key(0), vectors, sensors)
+    turned = vectors[:, jnp.array([2, 0, 1])]
+    told = [np.array(run(params, x, sensors)) for x in (vectors, turned)]
+    np.testing.assert_allclose(*told, atol=1e-6)
+    told = [np.array(run(params, x, sensors, tags)) for x in (vectors, turned)]
+    assert np.abs(told[0] - told[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("start", ["released", "spread"])
+def test_at_the_spread_start_alone_sources_look_at_different_sensors(start):
+    rng = np.random.default_rng(4)
+    pos = jnp.array(np.pad(rng.normal(0, 0.4, (1, 7, 3)), ((0, 0), (0, 0), (0, 3))))
+    x = jnp.array(rng.normal(0, 0.3, (1, 7, 1, 32)), jnp.float32)
+    embedding, attention = SensorEmbedding(32, start), ToSources(5, 4, start)
+    kinds = jnp.zeros((1, 7), jnp.int32)
+    begin = quick.jit(embedding.init_with_output)
+    vectors, _ = begin(jax.random.key(0), pos, kinds)
+    begin = quick.jit(attention.init_with_output)
+    (_, weights), _ = begin(jax.random.key(1), x, vectors, jnp.ones((1, 7), bool))
+    between = 7 * np.array(weights)[0, :, 0].std(0).mean()  # of a mean: 0
+    assert between > 0.2 if start == "spread" else between < 0.02
 
 
 def test_codebooks_start_where_the_first_latents_are():

@@ -32,7 +32,13 @@ from neurofm.nn.norms import l2_normalize
 from neurofm.nn.precision import Precision, compute_dtype, decided
 from neurofm.nn.quantizers import Quantized, ResidualQuantizer, health
 from neurofm.nn.seanet import SEANetDecoder, SEANetEncoder, stack_macs
-from neurofm.nn.sensors import FromSources, SensorEmbedding, ToSources, dense_init
+from neurofm.nn.sensors import (
+    FromSources,
+    SensorEmbedding,
+    Start,
+    ToSources,
+    dense_init,
+)
 from neurofm.objectives import spread, waveform
 from neurofm.parallel.mesh import Platform
 from neurofm.parallel.sharding import constrain
@@ -56,6 +62,9 @@ class BrainTokenizer(Task):
       window_samples: L; every window is encoded alone.
       n_filters, ratios, kernel_size, last_kernel_size: convolutions, see `nn.seanet`.
       width, n_sources, heads: D, S, and heads of both attentions.
+      start: of the maps between sensors and sources, see `nn.sensors.starting`.
+      source_keys: the decoder's attention knows which source a vector is of; not so as
+        released, where their order makes no difference and no source has a place.
       n_quantizers, n_codes, code_width: Q, K, and the width codes are compared in.
       quantizer, rotation, revival, codebook_start, codebook_precision, codebook_decay:
         see `nn.quantizers.ResidualQuantizer`.
@@ -87,6 +96,8 @@ class BrainTokenizer(Task):
     width: int = 256
     n_sources: int = 16
     heads: int = 4
+    start: Start = "released"
+    source_keys: bool = False
     n_quantizers: int = 4
     n_codes: int = 512
     code_width: int = 256
@@ -176,10 +187,12 @@ class BrainTokenizer(Task):
     def _modules(self) -> dict[str, nn.Module]:
         convs = (self.n_filters, self.ratios, self.kernel_size, self.last_kernel_size)
         modules: dict[str, nn.Module] = {
-            "sensors": SensorEmbedding(self.width, dtype=self._dtype),
+            "sensors": SensorEmbedding(self.width, self.start, dtype=self._dtype),
             "encoder": SEANetEncoder(*convs, self.width, dtype=self._dtype),
-            "to_sources": ToSources(self.n_sources, self.heads, dtype=self._dtype),
-            "from_sources": FromSources(self.heads, dtype=self._dtype),
+            "to_sources": ToSources(
+                self.n_sources, self.heads, self.start, dtype=self._dtype
+            ),
+            "from_sources": FromSources(self.heads, self.start, dtype=self._dtype),
         }
         if self.target != "logspec":
             modules["decoder"] = SEANetDecoder(*convs, dtype=self._dtype)
@@ -456,7 +469,8 @@ class BrainTokenizer(Task):
     ) -> Float[Array, "B C W D"]:
         """Tokens of any sensors, seen or not."""
         module = self._modules["from_sources"]
-        return apply(module, params["from_sources"], quantized, sensors)
+        tags = params["to_sources"]["sources"] if self.source_keys else None
+        return apply(module, params["from_sources"], quantized, sensors, tags)
 
     def waveforms(
         self, params: Tree, tokens: Float[Array, "B C W D"]
