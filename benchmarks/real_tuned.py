@@ -92,8 +92,7 @@ def sound(asked: argparse.Namespace, name: str, seed: int) -> Case:
     settings = (
         f"data.path={records}",
         f"data.target={given.target}",
-        "task.layer=mix",
-        "task.pool=attention",
+        "task.pool=bins",
     )
     clusters = row["cluster"]
     if len(set(clusters)) == 1:

@@ -62,6 +62,21 @@ def test_a_fresh_pooling_is_the_mean_of_what_is_there(pool):
     np.testing.assert_array_equal(nothing, np.zeros((B, K)))
 
 
+def test_bins_are_means_of_equal_shares_of_what_is_there():
+    (x,), mask = tokens()
+    head = Head("linear", "bins", mixed=False, hidden=0, n_parts=3)
+    params = head.start(jax.random.key(0), 1, (T, D), K)
+    assert params["kernel"].shape == (3 * D, K)
+    params["kernel"] = jnp.eye(3 * D)
+    params["bias"] = jnp.zeros(3 * D)
+    got = head.outputs(params, on_device(x), jnp.asarray(mask))
+    for b in range(B):
+        means = [part.mean(0) for part in np.array_split(x[b][mask[b]], 3)]
+        np.testing.assert_allclose(got[b], np.concatenate(means), rtol=1e-5)
+    nothing = head.outputs(params, on_device(x), jnp.zeros((B, T), bool))
+    np.testing.assert_array_equal(nothing, np.zeros((B, 3 * D)))
+
+
 def test_rare_classes_weigh_what_they_are_given():
     logits = np.array([[1.0, -2, 0], [0, 1, 3], [2, 0, 1], [0, 0, 0]], np.float32)
     label, weight = np.array([0, 2, 1, 1]), np.array([0.5, 2.0, 1.0], np.float32)

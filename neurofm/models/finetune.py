@@ -50,8 +50,11 @@ class Finetune(Task):
         run takes them from its data. Empty: 0 and 1.
       layer: of `task.read`, by name; or `mix`, a learned mix of all of them.
       windows: of the model, side by side, that make an example of sound.
-      pool: `mean` over tokens, `attention`, or `windows`: the mean of each of those, as
-        a finite impulse response has it; see `nn.heads`. A sequence pools nothing.
+      pool: `mean` over tokens, `attention`, `windows`: the mean of each of those, as a
+        finite impulse response has it, or `bins`: the mean of each of so many equal
+        shares of the example, which keeps their order; see `nn.heads`. A sequence pools
+        nothing.
+      bins: of that pooling.
       center_tokens: how many in the middle of the example are pooled; 0 is all.
       head: `linear`, `mlp` or `flat`, see `nn.heads`.
       hidden: H; 0 is `task.width` of the mlp, and no hidden layer of `flat`.
@@ -81,7 +84,8 @@ class Finetune(Task):
     spread: tuple[float, ...] = ()
     layer: str = "last"
     windows: int = 1
-    pool: Literal["mean", "attention", "windows"] = "mean"
+    pool: Literal["mean", "attention", "windows", "bins"] = "mean"
+    bins: int = 4
     center_tokens: int = 0
     head: Literal["linear", "mlp", "flat"] = "linear"
     hidden: int = 0
@@ -175,7 +179,8 @@ class Finetune(Task):
         if self.head == "mlp":
             hidden = hidden or getattr(self.task, "width", width)
         pool = "none" if self.answer == "sequence" else self.pool
-        return Head(self.head, pool, self.layer == "mix", hidden, self.windows)
+        parts = self.bins if pool == "bins" else self.windows
+        return Head(self.head, pool, self.layer == "mix", hidden, parts)
 
     def _layers(self, values: Mapping[str, Any]) -> list[Any]:
         """What the head is put on: one layer, or all of them in order."""

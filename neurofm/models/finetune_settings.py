@@ -47,7 +47,7 @@ def refuse_odd(task: Finetune) -> None:
                 f"task.{name} has {len(given)} values for {len(task.classes)} "
                 "task.classes: leave both to the data"
             )
-    for name in ("last_layers", "lora_rank", "windows", "length"):
+    for name in ("last_layers", "lora_rank", "windows", "bins", "length"):
         if getattr(task, name) < 1:
             raise NeuroFMError(f"task.{name} is {getattr(task, name)}: give 1 or more")
     try:

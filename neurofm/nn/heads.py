@@ -30,19 +30,20 @@ class Head:
         hidden layer with ReLU, a linear map (Du-IN's).
       pool: `mean` over tokens, or `attention`: their mean by the softmax of the product
         with a learned query, which starts as the plain mean; `none`, outputs of every
-        token; or `windows`, the mean of each of `n_windows` equal stretches, side by
-        side. `flat` pools nothing.
+        token; or side by side the means of `n_parts` parts: of the `windows`, equal
+        stretches of all tokens, or of `bins`, equal shares of those that describe the
+        item. `flat` pools nothing.
       mixed: all layers, by the softmax of a learned weight each (SUPERB, arXiv
         2105.01051, section 3), rather than one.
       hidden: H; 0 is no hidden layer.
-      n_windows: of the pooling `windows`.
+      n_parts: of the poolings `windows` and `bins`.
     """
 
     kind: Literal["linear", "mlp", "flat"]
-    pool: Literal["mean", "attention", "none", "windows"]
+    pool: Literal["mean", "attention", "none", "windows", "bins"]
     mixed: bool
     hidden: int
-    n_windows: int = 1
+    n_parts: int = 1
 
     def start(
         self, key: jax.Array, n_layers: int, tokens: tuple[int, int], n_outputs: int
@@ -95,8 +96,8 @@ class Head:
 
     def n_features(self, tokens: tuple[int, int]) -> int:
         """F, what is left of tokens (T, D)."""
-        if self.pool == "windows":
-            return self.n_windows * tokens[1]
+        if self.pool in ("windows", "bins"):
+            return self.n_parts * tokens[1]
         return tokens[0] * tokens[1] if self.kind == "flat" else tokens[1]
 
     def _features(
@@ -109,9 +110,14 @@ class Head:
         if self.pool == "none":
             return x
         if self.pool == "windows":
-            each = (len(x) * self.n_windows, -1)
+            each = (len(x) * self.n_parts, -1)
             means = _means(x.reshape(*each, x.shape[-1]), here.reshape(each))
             return means.reshape(len(x), -1)
+        if self.pool == "bins":
+            place = (here.cumsum(1) - 1) * self.n_parts
+            part = jnp.floor(place / jnp.maximum(here.sum(1, keepdims=True), 1))
+            own = [here * (part == n) for n in range(self.n_parts)]
+            return jnp.concatenate([_means(x, weight) for weight in own], axis=1)
         if self.kind == "flat":
             return (x * here[..., None]).reshape(len(x), -1)
         if self.pool == "attention":
