@@ -332,6 +332,35 @@ def test_evaluate_and_finetune_part_alike(tmp_path, spoken, as_file):
         assert not speakers[0] & speakers[1]
 
 
+def test_validation_shares_no_stimulus_with_training(tmp_path):
+    # Songs 0 and 1 are heard by two people, songs 2 to 5 by one each.
+    heard = [(0, 0), (0, 1), (1, 1), (1, 0), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)]
+    dataset = store(
+        tmp_path / "songs",
+        [
+            {"subject": f"p{person}", "song": song, "word": "ab"[i % 2]}
+            for i, (person, song) in enumerate(heard)
+        ],
+        seconds=1.0,
+    )
+    data = Data(
+        path=str(dataset.path),
+        target="word",
+        split="subject=p6",
+        groups="subject",
+        stimulus="song",
+    )
+    every = candidates(dataset, data)
+    word = sides(dataset, data, every).word
+    assert set(word) == {"train", "valid", "test"}
+    for column in zip(*heard, strict=True):
+        told = {
+            use: {v for v, w in zip(column, word, strict=True) if w == use}
+            for use in ("train", "valid")
+        }
+        assert not told["train"] & told["valid"]
+
+
 def test_events_have_the_same_names_in_both(two):
     asked = from_dataset(two, "trial_type", None, "blocks:4", gap_s=1.0)
     data = Data(path=str(two.path), target="trial_type", split="blocks:4", gap=1.0)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from neurofm.data.candidates import Candidate
 from neurofm.data.records import Dataset
@@ -36,7 +38,8 @@ def sides(dataset: Dataset, data: Data, every: Sequence[Candidate]) -> Sides:
     """Part all candidates of a dataset as `neurofm.evaluate` does, and take one fold.
 
     A fold without validation examples gives a fifth of its training groups (else
-    recordings) for them. Who has no label is on no side.
+    recordings) for them, those that share a stimulus together. Who has no label is on
+    no side.
 
     Raises:
       NeuroFMError: a split that cannot be made or leaks, or a fold that is not there.
@@ -65,17 +68,30 @@ def sides(dataset: Dataset, data: Data, every: Sequence[Candidate]) -> Sides:
     fold = _one(parted.folds, data)
     if not len(fold.valid):
         clusters = where.timeline if parted.groups is None else parted.groups
+        if parted.stimulus is not None:
+            clusters = _linked(clusters, parted.stimulus)
         first = inner_folds(fold.train, clusters)[0]
         fold = dataclasses.replace(fold, train=first.train, valid=first.test)
         gap = parted.content["gap_s"]
         if gap is not None:
             fold, _ = leaks.guarded(fold, where, gap)
-        leaks.refuse([fold], where, gap)
+        leaks.refuse([fold], where, gap, parted.stimulus)
     word = np.full(len(row), "", dtype="<U5")
     numbers = np.flatnonzero(told)
     for side in SIDES:
         word[numbers[getattr(fold, side)]] = side
     return Sides(word, parted.content)
+
+
+def _linked(
+    a: Shaped[np.ndarray, " N"], b: Shaped[np.ndarray, " N"]
+) -> Int[np.ndarray, " N"]:
+    """Numbers of the parts that share neither a value of `a` nor one of `b`."""
+    one, other = (np.unique(x, return_inverse=True)[1] for x in (a, b))
+    other = other + one.max() + 1
+    n = int(other.max()) + 1
+    links = csr_array((np.ones(len(one)), (one, other)), (n, n))
+    return connected_components(links, directed=False)[1][one]
 
 
 def _one(folds: list[Fold], data: Data) -> Fold:

@@ -23,7 +23,7 @@ class Parted(NamedTuple):
 
     Attributes:
       folds: rows of every side.
-      groups: what was not to be on both sides, or None.
+      groups, stimulus: what was not to be on both sides, or None.
       blocks: number of the stretch of its recording that each example is in, where
         recordings were parted in time.
       near: how many rows were left out as too near to another side.
@@ -32,6 +32,7 @@ class Parted(NamedTuple):
 
     folds: list[Fold]
     groups: Shaped[np.ndarray, " N"] | None
+    stimulus: Shaped[np.ndarray, " N"] | None
     blocks: Int[np.ndarray, " N"] | None
     near: int
     content: dict[str, Any]
@@ -69,7 +70,7 @@ def part(
     if told is not None:
         made = checked(split_file.folds(how.split, told, places), group)
         leaks.refuse(made, places, how.gap_s, stimulus)
-        return Parted(made, group, blocks, near, told)
+        return Parted(made, group, stimulus, blocks, near, told)
     split = _split(columns, how.split)
     start, end = places.extent.T
     moment = (places.span.mean(1) - start) / np.maximum(end - start, 1e-9)
@@ -86,7 +87,7 @@ def part(
         made, near = [fold for fold, _ in kept], sum(lost for _, lost in kept)
     leaks.refuse(made, places, how.gap_s, stimulus)
     told = split_file.content(how, data_hash, made, places)
-    return Parted(made, group, blocks, near, told)
+    return Parted(made, group, stimulus, blocks, near, told)
 
 
 def values(
