@@ -466,6 +466,7 @@ def test_stored_embeddings_score_as_the_model_that_made_them(folder, tmp_path):
     assert "Score over labels" in (tmp_path / "c" / "report.html").read_text()
     page = render([tmp_path / name for name in "bc"], tmp_path / "pair.md").read_text()
     assert "| b - c, pitch, accuracy |" in page
+    assert "| baseline, 3 labels |  | " in page
 
 
 def test_what_is_no_suite_model_or_label_is_refused(folder, tmp_path, spoken):

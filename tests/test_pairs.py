@@ -181,6 +181,12 @@ def test_a_report_pairs_the_folders_that_share_a_split(tmp_path):
     assert "- metric" not in text
     page = render(given, tmp_path / "r.html").read_text()
     assert "good - poor, word, accuracy" in page
+    wrong = [
+        folder(tmp_path / name, score, metric="error_rate")
+        for name, score in (("one", 1 - good), ("two", 1 - poor))
+    ]
+    text = render(wrong, tmp_path / "r.md").read_text()
+    assert "| one - two, word, error\\_rate (less is better) |" in text
     (tmp_path / "poor" / by_example.NAME).write_bytes(b"PAR1")
     with pytest.raises(NeuroFMError, match=r"examples\.parquet cannot be read"):
         render(given, tmp_path / "r.md")

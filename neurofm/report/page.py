@@ -32,6 +32,7 @@ from neurofm.report import markdown, pairs
 from neurofm.report.curves import CURVES, Curves, draw_curves
 from neurofm.report.tables import (
     malformed,
+    over_labels,
     overview,
     provenance,
     score_tables,
@@ -87,7 +88,12 @@ def render(
     )
     beside = pairs.pairs(names, paths, [source.scores for source in sources])
     if out.suffix == ".md":
-        about = [("At the last logged step", numbers), ("What it is made of", made_of)]
+        few = over_labels([source.scores for source in sources])
+        about = [
+            ("By training labels of each class (of numbers, in all)", few),
+            ("At the last logged step", numbers),
+            ("What it is made of", made_of),
+        ]
         page = markdown.tables(names, scores, beside, about)
     else:
         page = _html(sources, numbers, scores, beside, made_of)

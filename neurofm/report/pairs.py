@@ -43,7 +43,8 @@ def pairs(
         one, other = (by_example.read(paths[k] / by_example.NAME) for k in (i, j))
         found = by_example.difference(one, other)
         metric, target = (str(scores[i].get(k, "")) for k in ("metric", "target"))
-        name = f"{names[i]} - {names[j]}, {target}, {metric}"
+        less = " (less is better)" if metric == "error_rate" else ""
+        name = f"{names[i]} - {names[j]}, {target}, {metric}{less}"
         if found is None:
             rows.append((name, ["other examples were scored", "", "", "", ""]))
             continue

@@ -121,6 +121,23 @@ def score_tables(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(tables.values())
 
 
+def over_labels(scores: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Rows of scores over how many labels a probe has, a cell a source.
+
+    Args:
+      scores: what the `scores.json` of each source holds.
+    """
+    rows: dict[str, list[str]] = {}
+    for i, found in enumerate(scores):
+        percent = str(found.get("metric", "")).endswith("accuracy")
+        for name, points in found.get("over_labels", {}).items():
+            for point in points:
+                row = f"{name}, {point['labels']} labels"
+                cells = rows.setdefault(row, [""] * len(scores))
+                cells[i] = _score(point, percent)
+    return list(rows.items())
+
+
 def side_by_side(trees: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a table: dotted key, a cell a tree, and whether the cells differ."""
     flat = [dict(_flat(tree)) for tree in trees]
