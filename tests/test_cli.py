@@ -12,11 +12,13 @@ from pathlib import Path
 import click
 import pytest
 from golden.compare import assert_golden, golden_names
+from tiny_models import tiny
 
 from neurofm import __main__ as entry
 from neurofm import check as checking
 from neurofm.cli import cli
 from neurofm.errors import NeuroFMError
+from neurofm.model import save
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(cli.commands)
@@ -174,6 +176,16 @@ def test_with_json_a_mistake_is_one_object_on_stdout(
     code, out, _ = neurofm(*arguments, "--json")
     assert code == 1
     assert words in json.loads(out)["error"]
+
+
+def test_options_of_eeg_are_refused_for_a_model_of_sound(neurofm, tmp_path):
+    one = tiny()
+    save(tmp_path / "model", one.task, one.variables, {})
+    given = ("x.wav", "--out", tmp_path / "out", "--unit", "uV")
+    code, _, err = neurofm("embed", tmp_path / "model", *given)
+    assert code == 1
+    assert "--unit: of EEG and MEG alone, and this model takes audio" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_debug_shows_where_a_mistake_was_found(neurofm, tmp_path):

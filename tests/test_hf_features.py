@@ -1,6 +1,7 @@
 """Features by models of Hugging Face, against a plain forward pass of transformers."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +48,13 @@ def test_sound_is_cut_into_minutes_and_a_short_rest_is_joined():
         (150.0, [0, 60, 120, 150]),
     ):
         np.testing.assert_array_equal(audio.piece_edges(length), edges)
+
+
+@pytest.mark.parametrize("rate", ["16k", None, 0, float("inf")])
+def test_an_extractor_without_a_rate_is_told(rate):
+    assert audio.rate_of(SimpleNamespace(sampling_rate=16_000)) == 16_000.0
+    with pytest.raises(NeuroFMError, match=r"sampling_rate is .* no rate in Hz"):
+        audio.rate_of(SimpleNamespace(sampling_rate=rate))
 
 
 def test_a_clip_holds_four_seconds_before_the_end_of_its_step():

@@ -55,6 +55,11 @@ def meeg_settings(model: "Model", **given: Any) -> "Settings | None":
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return None
+    if (kind := model.contract.kind) not in ("eeg", "meg", "meeg"):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise NeuroFMError(
+            f"{names}: of EEG and MEG alone, and this model takes {kind}: leave it out"
+        )
     from neurofm.embedding.meeg import settings_for
 
     if "unit" in given:

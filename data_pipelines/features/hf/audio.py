@@ -8,8 +8,10 @@ under 30 s it is joined to the one before.
 Axes: N hidden states, L layer groups, D width, F tokens, T steps, S samples.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +20,7 @@ from data_pipelines.features.events import Stretch
 from data_pipelines.features.extractors import About, file_of, n_steps
 from data_pipelines.features.hf.opened import Opened, opened, part_of
 from data_pipelines.unreadable import Unreadable
+from neurofm.errors import NeuroFMError
 from neurofm.signals import layers
 from neurofm.signals.classic import nearest_steps
 
@@ -43,7 +46,7 @@ class Audio:
     def about(self) -> About:
         model = opened(self.path, _INPUTS)
         extractor = part_of(model.path, "AutoFeatureExtractor")
-        noise = np.random.default_rng(0).normal(size=(round(extractor.sampling_rate),))
+        noise = np.random.default_rng(0).normal(size=(round(rate_of(extractor)),))
         n_layers, width, _ = self._tokens(model, extractor, noise).shape
         told = {"fractions": list(self.fractions), "aggregation": self.aggregation}
         return About("audio", model.id, n_layers, width, {**told, "piece_s": PIECE_S})
@@ -55,7 +58,7 @@ class Audio:
         path = file_of(event, root)
         model = opened(self.path, _INPUTS)
         extractor = part_of(model.path, "AutoFeatureExtractor")
-        sound = soundfiles.read(path, float(extractor.sampling_rate), "mean")
+        sound = soundfiles.read(path, rate_of(extractor), "mean")
         wave = sound.samples[0]
         n, length = n_steps(event, len(wave) / sound.sfreq, sfreq, notes)
         edges = piece_edges(length)
@@ -83,6 +86,21 @@ class Audio:
         )
         states = model.states(dict(given), lambda x: x)[:, 0].swapaxes(1, 2)
         return layers.of_states(states, self.fractions, self.aggregation)
+
+
+def rate_of(extractor: Any) -> float:
+    """Samples per second of what an extractor takes.
+
+    Raises:
+      NeuroFMError: it gives no such number.
+    """
+    rate = getattr(extractor, "sampling_rate", None)
+    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise NeuroFMError(
+            f"sampling_rate is {rate!r} in the model's preprocessor_config.json, which "
+            "is no rate in Hz: copy it again"
+        )
+    return float(rate)
 
 
 def piece_edges(length_s: float) -> Float[np.ndarray, " pieces+1"]:
