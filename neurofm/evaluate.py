@@ -32,6 +32,7 @@ def evaluate(
     stimulus: str | None = None,
     probe: str | None = None,
     label_counts: Sequence[int] | None = None,
+    best_electrodes: int | None = None,
     labels: str | os.PathLike | None = None,
     pattern: str | None = None,
     subdirs: str | None = None,
@@ -55,8 +56,8 @@ def evaluate(
         side, or one trained model of brains and its features, and `data` is fMRI;
         another suite, or a file that declares one: see
         `neurofm.suites.declared`.
-      target, groups, split, gap, stimulus, around, probe, label_counts: see
-        `neurofm.suites.probe.Settings`.
+      target, groups, split, gap, stimulus, around, probe, label_counts,
+        best_electrodes: see `neurofm.suites.probe.Settings`.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
       delays, penalty, permutations, floor, subjects, atlas, submit: of the suite
         `encoding`, see `neurofm.encoding.suite.evaluate`.
@@ -74,7 +75,7 @@ def evaluate(
         raise NeuroFMError("nothing was given to score: name a model or embeddings")
     of_probe = {"target": target, "groups": groups, "split": split, "around": around}
     of_probe |= {"gap": gap, "stimulus": stimulus, "probe": probe}
-    of_probe |= {"label_counts": label_counts}
+    of_probe |= {"label_counts": label_counts, "best_electrodes": best_electrodes}
     of_probe |= {"labels": labels, "pattern": pattern, "subdirs": subdirs}
     of_encoding = {"delays": delays, "penalty": penalty, "floor": floor}
     of_encoding |= {"permutations": permutations, "subjects": subjects}

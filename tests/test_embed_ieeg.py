@@ -80,8 +80,9 @@ def noise(c, n, seed=2):
     return rng.normal(0, 2e-5, (c, n)).cumsum(-1).astype(np.float32)
 
 
-def store(path, recordings=((3, 150), (3, 150)), task: Task = BERT, **more):
-    """Recordings of (channels, samples) with loud and faint words in turn."""
+def store(path, recordings=((3, 150), (3, 150)), task: Task = BERT, hear=3, **more):
+    """Recordings of (channels, samples) with loud and faint words in turn, which the
+    first `hear` channels follow."""
     contract = task.batch_spec().contract
     about = {"sfreq": contract.sfreq, "reference": contract.reference, **more}
     sfreq = about["sfreq"]
@@ -92,7 +93,7 @@ def store(path, recordings=((3, 150), (3, 150)), task: Task = BERT, **more):
             for k, onset in enumerate(np.arange(0.1, n / sfreq - 0.5, 0.45)):
                 kind = ("loud", "faint")[k % 2]
                 at = slice(round(onset * sfreq), round((onset + 0.4) * sfreq))
-                x[:, at] *= 30 if kind == "loud" else 1
+                x[:hear, at] *= 30 if kind == "loud" else 1
                 events.append({"onset": onset, "duration": 0.4, "trial_type": kind})
             sensors = Sensors(
                 names=tuple("ABCDEF"[:c]),
@@ -242,6 +243,38 @@ def test_words_are_scored_beside_untrained_and_band_power(task, tmp_path):
     scores = result["scores"]
     assert {"model", "untrained", "baseline", "band_power"} <= set(scores)
     assert scores["band_power"]["mean"] > 0.9  # loud and faint differ in power alone
+
+
+def test_electrodes_probed_alone_score_as_if_they_were_recorded_alone(tmp_path):
+    models.save(tmp_path / "m", BERT, drawn(BERT).variables, {})
+    store(tmp_path / "three", [(3, 1200), (3, 1200)], hear=1)
+    store(tmp_path / "one", [(1, 1200), (1, 1200)])
+
+    def scores(name, **more):
+        return evaluate(
+            [tmp_path / "m"],
+            data=tmp_path / name,
+            out=tmp_path / "out",
+            target="trial_type",
+            around=(0.0, 0.4),
+            **more,
+        )
+
+    alone = scores("one")["scores"]
+    best = scores("three", best_electrodes=1)
+    rows = best["electrodes"]
+    for name in ("model", "untrained", "band_power"):
+        (own,) = (r for r in rows if (r["system"], r["electrode"]) == (name, "A"))
+        assert own["test"] == alone[name]["mean"]
+    heard = [r for r in rows if r["system"] == "band_power"]
+    assert [r["electrode"] for r in heard if r["chosen"]] == ["A"]
+    assert best["scores"]["band_power"]["mean"] == alone["band_power"]["mean"] > 0.9
+    every = scores("three", best_electrodes=3)["scores"]["band_power"]["mean"]
+    np.testing.assert_allclose(every, np.mean([r["test"] for r in heard]))
+    with pytest.raises(NeuroFMError, match=r"--best-electrodes is 4.* have 3"):
+        scores("three", best_electrodes=4)
+    with pytest.raises(NeuroFMError, match="--label-counts scores all"):
+        scores("three", best_electrodes=2, label_counts=(2,))
 
 
 def test_unlike_electrodes_are_not_laid_side_by_side_and_scored(tmp_path):

@@ -77,6 +77,24 @@ def test_bins_are_means_of_equal_shares_of_what_is_there():
     np.testing.assert_array_equal(nothing, np.zeros((B, 3 * D)))
 
 
+@pytest.mark.parametrize("pool", ["mean", "bins", "none"])
+def test_usual_features_have_mean_0_and_deviation_1_over_valid_items(pool):
+    rng = np.random.default_rng(0)
+    x = (7 + 0.1 * rng.normal(0, 1, (6, T, D))).astype(np.float32)
+    mask, valid = np.ones((6, T), bool), np.arange(6) < 5
+    mask[1, 4:] = False
+    head = Head("linear", pool, mixed=False, hidden=0, n_parts=2)
+    params = head.start(jax.random.key(0), 1, (T, D), K)
+    width = head.n_features((T, D))
+    params |= {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
+    given = (params, on_device(x), jnp.asarray(mask))
+    usual = head.usual(*given, jnp.asarray(valid))
+    got = np.array(head.outputs(*given, usual=usual))
+    got = got[mask & valid[:, None]] if pool == "none" else got[valid]
+    np.testing.assert_allclose(got.mean(0), 0, atol=2e-3)
+    np.testing.assert_allclose(got.std(0), 1, rtol=2e-3)
+
+
 def test_rare_classes_weigh_what_they_are_given():
     logits = np.array([[1.0, -2, 0], [0, 1, 3], [2, 0, 1], [0, 0, 0]], np.float32)
     label, weight = np.array([0, 2, 1, 1]), np.array([0.5, 2.0, 1.0], np.float32)

@@ -29,6 +29,9 @@ from neurofm.stores import Place
 )
 @click.option("--probe", help="best, logistic, ridge or knn; default best.")
 @click.option("--label-counts", help="Training labels a class to try: 5,10,50.")
+@click.option(
+    "--best-electrodes", type=int, help="BrainBERT: probe each alone, average so many."
+)
 @click.option("--labels", type=LOCAL, help="As in `prepare`.")
 @click.option("--pattern", help="As in `prepare`.")
 @click.option("--subdirs", help="As in `prepare`.")

@@ -24,11 +24,7 @@ Feature = Callable[[Float[np.ndarray, "C n"], float], Float[np.ndarray, " F"]]
 
 def band_power_candidates(dataset: Recordings, examples: Examples) -> Candidates:
     """`band_power`, of the whole, and `band_power_bins`, in six bins of time."""
-    return of_examples(
-        {"band_power": band_power, "band_power_bins": band_power_bins},
-        dataset,
-        examples,
-    )
+    return of_examples(BAND_POWER, dataset, examples)
 
 
 def lag_moment_candidates(dataset: Recordings, examples: Examples) -> Candidates:
@@ -53,6 +49,12 @@ def band_power_bins(
 def lag_moments(x: Float[np.ndarray, "C n"], sfreq: float) -> Float[np.ndarray, " F"]:
     """See `bands.lag_moments`."""
     return bands.lag_moments(bands.log_spectrogram(x, sfreq), LAGS).ravel()
+
+
+BAND_POWER: dict[str, Feature] = {
+    "band_power": band_power,
+    "band_power_bins": band_power_bins,
+}
 
 
 def of_examples(

@@ -55,6 +55,9 @@ class Finetune(Task):
         shares of the example, which keeps their order; see `nn.heads`. A sequence pools
         nothing.
       bins: of that pooling.
+      standardise: each feature of the head has mean 0 and deviation 1 over the first
+        batch of training; else they keep the model's scale, and what hardly varies is
+        hardly learnt.
       center_tokens: how many in the middle of the example are pooled; 0 is all.
       head: `linear`, `mlp` or `flat`, see `nn.heads`.
       hidden: H; 0 is `task.width` of the mlp, and no hidden layer of `flat`.
@@ -86,6 +89,7 @@ class Finetune(Task):
     windows: int = 1
     pool: Literal["mean", "attention", "windows", "bins"] = "mean"
     bins: int = 4
+    standardise: bool = False
     center_tokens: int = 0
     head: Literal["linear", "mlp", "flat"] = "linear"
     hidden: int = 0
@@ -145,14 +149,20 @@ class Finetune(Task):
         if self.windows > 1:  # a batch to embed is of single windows
             shape = self.batch_spec("prediction").fields["audio/wave"].shape
             wave = batch["audio/wave"]
-            features["audio/wave"] = jnp.zeros((len(wave), *shape), wave.dtype)
+            if wave.shape[1:] != shape:
+                features["audio/wave"] = jnp.zeros((len(wave), *shape), wave.dtype)
         values = jax.eval_shape(lambda v, b: self._read(v, b).values, model, features)
         layers = self._layers(values)
         part = adapt.start(self._how, model["params"], key_part)
-        made = self._head(layers[0].shape[-1]).start(
-            key_head, len(layers), layers[0].shape[1:], self._n_outputs
-        )
-        return {"params": {"task": part, "head": made}, "slow": {}, "buffers": {}}
+        head = self._head(layers[0].shape[-1])
+        made = head.start(key_head, len(layers), layers[0].shape[1:], self._n_outputs)
+        buffers: Tree = {}
+        if self.standardise:
+            reading = self._read(model, features)
+            read = self._layers(reading.values), self._pooled(reading.mask)
+            buffers["head"] = head.usual(made, *read, features["valid"])
+        params = {"task": part, "head": made}
+        return {"params": params, "slow": {}, "buffers": buffers}
 
     @property
     def _n_outputs(self) -> int:
@@ -201,12 +211,13 @@ class Finetune(Task):
         return {**frozen, "params": params}
 
     def _outputs(
-        self, head: Tree, reading: Reading, kept: Float[Array, "B D"] | None = None
+        self, variables: Tree, reading: Reading, kept: Float[Array, "B D"] | None = None
     ) -> Float[Array, "B *T K"]:
         """Of the head, in float32; numbers in units of their spread."""
         layers = self._layers(reading.values)
+        head, usual = variables["params"]["head"], variables["buffers"].get("head")
         made = self._head(layers[0].shape[-1])
-        x = made.outputs(head, layers, self._pooled(reading.mask), kept)
+        x = made.outputs(head, layers, self._pooled(reading.mask), kept, usual)
         return x if self.scores == "plain" else jax.nn.sigmoid(x)
 
     def _pooled(self, mask: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
@@ -256,7 +267,7 @@ class Finetune(Task):
             batch = {**batch, **self.augment.changed(batch, draws["augment"])}
         reading = self._read(self.model(variables), batch, self._own(draws), train)
         kept = self._kept(reading, draws) if train and self.dropout else None
-        made = self._outputs(variables["params"]["head"], reading, kept)
+        made = self._outputs(variables, reading, kept)
         label, valid = batch["label"], batch["valid"]
         weights = jnp.array(self.weights or [1.0] * len(self.classes))
         if self.answer == "classes":
@@ -313,7 +324,7 @@ class Finetune(Task):
         if want != "prediction":
             return self.task.read(model, batch, want)
         reading = self._read(model, batch)
-        made = self._outputs(variables["params"]["head"], reading)
+        made = self._outputs(variables, reading)
         if self.answer == "sequence":
             return Reading({"prediction": made}, reading.times_s, reading.mask)
         if self.answer == "numbers":

@@ -73,6 +73,7 @@ class Head:
         layers: Sequence[Float[Array, "B T D"]],
         mask: Bool[Array, "B T"],
         kept: Float[Array, "B F"] | None = None,
+        usual: Mapping[str, Float[Array, " F"]] | None = None,
     ) -> Float[Array, "B *T K"]:
         """Outputs of every item, or token, in float32.
 
@@ -80,13 +81,11 @@ class Head:
           layers: one, or all of those that are mixed.
           mask: tokens that describe the item.
           kept: 1 / (1 - dropout) or 0, of every feature F that is left of the tokens.
+          usual: `centre` and `spread` of the features, which are standardised by them.
         """
-        tokens = [layer.astype(jnp.float32) for layer in layers]
-        x = tokens[0]
-        if self.mixed:
-            share = jax.nn.softmax(params["mix"])
-            x = sum((w * t for w, t in zip(share, tokens, strict=True)), jnp.zeros(()))
-        x = self._features(params, x, mask)
+        x = self.features(params, layers, mask)
+        if usual is not None:
+            x = (x - usual["centre"]) / usual["spread"]
         if kept is not None:
             x = x * (kept[:, None] if self.pool == "none" else kept)
         if self.hidden:
@@ -100,12 +99,35 @@ class Head:
             return self.n_parts * tokens[1]
         return tokens[0] * tokens[1] if self.kind == "flat" else tokens[1]
 
-    def _features(
+    def usual(
         self,
         params: Mapping[str, Array],
-        x: Float[Array, "B T D"],
+        layers: Sequence[Float[Array, "B T D"]],
+        mask: Bool[Array, "B T"],
+        valid: Bool[Array, " B"],
+    ) -> dict[str, Float[Array, " F"]]:
+        """`centre` and `spread`: mean and deviation of the features of valid items."""
+        x = self.features(params, layers, mask)
+        counted = jnp.broadcast_to(valid[:, None], mask.shape) & mask
+        weight = (counted if self.pool == "none" else valid).astype(jnp.float32)
+        weight = weight[..., None] / jnp.maximum(weight.sum(), 1.0)
+        over = tuple(range(x.ndim - 1))
+        centre = (x * weight).sum(over)
+        spread = jnp.sqrt((jnp.square(x - centre) * weight).sum(over))
+        return {"centre": centre, "spread": jnp.where(spread > 1e-6, spread, 1.0)}
+
+    def features(
+        self,
+        params: Mapping[str, Array],
+        layers: Sequence[Float[Array, "B T D"]],
         mask: Bool[Array, "B T"],
     ) -> Float[Array, "B *T F"]:
+        """What is left of the tokens, of every item or token, in float32."""
+        tokens = [layer.astype(jnp.float32) for layer in layers]
+        x = tokens[0]
+        if self.mixed:
+            share = jax.nn.softmax(params["mix"])
+            x = sum((w * t for w, t in zip(share, tokens, strict=True)), jnp.zeros(()))
         here = mask.astype(jnp.float32)
         if self.pool == "none":
             return x

@@ -21,7 +21,7 @@ from neurofm.contract import InputContract
 from neurofm.data.records import Dataset, open_dataset
 from neurofm.embedding import electrodes
 from neurofm.errors import NeuroFMError
-from neurofm.eval import by_example, nested, pieces, probe, split_file
+from neurofm.eval import by_electrode, by_example, nested, pieces, probe, split_file
 from neurofm.eval import examples as exampling
 from neurofm.eval.baselines import log_mel_candidates
 from neurofm.eval.connectomes import connectome_candidates
@@ -36,7 +36,7 @@ from neurofm.eval.features import (
 )
 from neurofm.eval.label_counts import curves
 from neurofm.eval.pieces import Pieces, Recordings
-from neurofm.eval.rhythms import band_power_candidates
+from neurofm.eval.rhythms import BAND_POWER, band_power_candidates, of_examples
 from neurofm.eval.scores import compare, of_each, probe_all, scored
 from neurofm.suites.entrants import BRAIN, Entrant, entrant
 
@@ -61,6 +61,9 @@ class Settings:
         (`neurofm.eval.nested`).
       label_counts: how many training labels a class (of numbers, in all) to score with
         beside all of them, so many `draws` each.
+      best_electrodes: of a model that reads one electrode at a time: how many are
+        averaged, each probed alone (`neurofm.eval.by_electrode`); by default one probe
+        has the vectors of all.
       labels, pattern, subdirs: of a folder of sounds, see `neurofm prepare`.
     """
 
@@ -73,6 +76,7 @@ class Settings:
     probe: Literal["best", "logistic", "ridge", "knn"] = "best"
     label_counts: tuple[Annotated[int, Field(ge=2)], ...] = ()
     draws: PositiveInt = 3
+    best_electrodes: PositiveInt | None = None
     labels: Path | None = None
     pattern: str | None = None
     subdirs: str | None = None
@@ -131,11 +135,24 @@ def evaluate(
             "leave it out"
         )
     live = all(e.untrained is not None for e in entrants)
+    names: tuple[str, ...] = ()
     if electrodes.apart(entrants[0].contract):
         electrodes.check_alike(dataset, examples.row.tolist())
+        if settings.best_electrodes is not None:
+            names = electrodes.names_of(dataset, int(examples.row[0]))
+    elif settings.best_electrodes is not None:
+        raise NeuroFMError(
+            "--best-electrodes is of models that read one electrode at a time, as "
+            "BrainBERT does: leave it out"
+        )
+    if names and settings.label_counts:
+        raise NeuroFMError(
+            "--label-counts scores all electrodes together: leave it out, or "
+            "--best-electrodes"
+        )
     if brain and examples.span is not None and live:
         dataset, examples = pieces.cut(dataset, examples, around)
-    found, each = score_probe(entrants, dataset, examples, {}, settings)
+    found, each = score_probe(entrants, dataset, examples, {}, settings, names)
     out.mkdir(parents=True, exist_ok=True)
     by_example.write(out / by_example.NAME, each)
     files.write_json(out / split_file.NAME, examples.split)
@@ -154,6 +171,7 @@ def score_probe(
     examples: Examples,
     more: Mapping[str, Embed] | None = None,
     settings: Settings | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[dict[str, Any], pa.Table]:
     """Scores of the probe suite, see `neurofm.evaluate`, and those of every example.
 
@@ -162,25 +180,37 @@ def score_probe(
       dataset: what is read.
       examples: what is scored.
       more: name -> further networks to score beside, such as `supervised`.
-      settings: its fields `probe`, `label_counts` and `draws`.
+      settings: its fields `probe`, `label_counts`, `draws` and `best_electrodes`.
+      names: of electrodes that are probed alone; `electrodes` of the result then has
+        the rows of `by_electrode.probe_best`.
     """
     fresh = [e.untrained for e in entrants if e.untrained is not None]
     networks = {"model": [e.embed for e in entrants], "untrained": fresh}
     networks |= {name: [embed] for name, embed in (more or {}).items()}
     systems: dict[str, list[Candidates]] = {}
     pools = _pools(dataset)
+    if names:
+        pools = by_electrode.pools(pools, names)
     for name, seeds in networks.items():
         for embed in seeds:
             _log.info("reading %d recordings: %s", len(set(examples.row)), name)
             made = vectors(embed, pools, dataset, examples)
             systems.setdefault(name, []).append(made)
-    baselines = _baselines(dataset, examples)
+    baselines = _baselines(dataset, examples, names)
     _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
     settings, fit = settings or Settings(), probe.fit
     if settings.probe != "best":
         fit = partial(nested.fit, settings.probe)
-    probed = probe_all(systems, baselines, examples, fit)
+    if names:
+        best = settings.best_electrodes or len(names)
+        probed, rows = by_electrode.probe_best(
+            systems, baselines, examples, names, best, fit
+        )
+    else:
+        probed, rows = probe_all(systems, baselines, examples, fit), []
     result = scored(probed, examples, PAIRS)
+    if rows:
+        result["electrodes"] = rows
     if counts := settings.label_counts:
         few = curves(systems, baselines, examples, counts, settings.draws, fit)
         result["over_labels"] = few
@@ -200,10 +230,15 @@ def _pools(dataset: Recordings) -> Callable[[str], Mapping[str, Pool]]:
     return network_pools
 
 
-def _baselines(dataset: Recordings, examples: Examples) -> Candidates:
+def _baselines(
+    dataset: Recordings, examples: Examples, names: Sequence[str]
+) -> Candidates:
     """Log-mel features of sound, band power of EEG, MEG and intracranial recordings,
-    connectivity and spectra of fMRI.
+    connectivity and spectra of fMRI; of each electrode where they are named.
     """
+    if names:
+        own = by_electrode.features(BAND_POWER, names)
+        return of_examples(own, dataset, examples)
     if dataset.info.kind == "fmri":
         return connectome_candidates(dataset, examples)
     if dataset.info.kind in BRAIN:
