@@ -169,18 +169,23 @@ def test_tones_are_told_apart_and_the_best_epoch_is_tested(tmp_path, base):
     assert again.scores == done.scores
 
 
-@pytest.mark.parametrize("regime", ["lora", "probe"])
-def test_a_finetuned_model_is_loaded_exported_and_read(tmp_path, base, regime):
+@pytest.mark.parametrize(
+    "task", [{"regime": "lora"}, {"regime": "probe", "standardise": True}]
+)
+def test_a_finetuned_model_is_loaded_exported_and_read(tmp_path, base, task):
     sounds(tmp_path / "d", n=16)
-    exp = run(tmp_path / "d", task={"regime": regime}, train={"epochs": 2.0})
+    exp = run(tmp_path / "d", task=task, train={"epochs": 2.0})
     finetune(exp, base, tmp_path / "run")
     found = model.load(tmp_path / "run")
     wave = np.random.default_rng(1).normal(0, 0.1, (WINDOW,)).astype(np.float32)
     reading = found.embed(wave, sfreq=TINY.sfreq)
     assert reading.values["last"].shape[1] == TINY.width
     model.save(tmp_path / "exported", found.task, found.variables, found.meta)
-    other = model.load(tmp_path / "exported").embed(wave, sfreq=TINY.sfreq)
+    both = found, model.load(tmp_path / "exported")
+    other = both[1].embed(wave, sfreq=TINY.sfreq)
     np.testing.assert_array_equal(other.values["last"], reading.values["last"])
+    told = [one.embed(wave, sfreq=TINY.sfreq, want="prediction") for one in both]
+    np.testing.assert_array_equal(*(one.values["prediction"] for one in told))
     trunk = below_head(found)
     model.save(tmp_path / "trunk", trunk.task, trunk.variables, trunk.meta)
     merged = model.load(tmp_path / "trunk")

@@ -355,7 +355,8 @@ class Finetune(Task):
         below = [
             (re.sub(r"^\^", "^task/", path), axes) for path, axes in self.task.rules()
         ]
-        return ((r"^head/", ()), (r"/kernel/(down|up)$", ()), *below)
+        scale = (r"(^|/)head/(centre|spread)$", ())
+        return ((r"^head/", ()), scale, (r"/kernel/(down|up)$", ()), *below)
 
     def flops(self, batch_size: int) -> float:
         """Those of the task, of which this trains a part."""
