@@ -239,8 +239,8 @@ def picture_model(hf, kind, folder):
     if kind == "vjepa2":
         config = hf.VJEPA2Config(
             **sizes,
-            crop_size=32,
-            patch_size=8,
+            crop_size=72,
+            patch_size=24,
             frames_per_clip=4,
             pred_hidden_size=12,
             pred_num_attention_heads=2,
@@ -248,7 +248,8 @@ def picture_model(hf, kind, folder):
         )
         model = hf.VJEPA2Model(config)
         model.save_pretrained(folder)
-        settings = {"do_resize": False, "image_mean": [0.5] * 3, "image_std": [0.2] * 3}
+        settings = {"do_resize": False, "crop_size": 72}
+        settings |= {"image_mean": [0.5] * 3, "image_std": [0.2] * 3}
         (folder / "video_preprocessor_config.json").write_text(json.dumps(settings))
 
         def given(frames):
@@ -284,7 +285,7 @@ def test_hidden_states_of_the_clip_before_each_step_are_averaged(hf, tmp_path, k
 
     torch.manual_seed(5)
     model, n, given = picture_model(hf, kind, tmp_path / "m")
-    size = (32, 32) if kind == "vjepa2" else (40, 57)
+    size = (72, 72) if kind == "vjepa2" else (40, 57)
     film = np.random.default_rng(4).integers(0, 255, (45, *size, 3), np.uint8)
     np.savez(tmp_path / "film.npz", frames=film, fps=10.0)
     table = write(tmp_path / "t.tsv", [("video", 1, "", "film", "", "", "film.npz")])

@@ -45,7 +45,9 @@ class Video:
 
     def about(self) -> About:
         model = opened(self.path, _INPUTS)
-        black = np.zeros((clip_frames(model) or 1, 64, 64, 3), np.uint8)
+        sizes = vars(model.network.config)
+        edge = sizes.get("image_size") or sizes.get("crop_size") or 64
+        black = np.zeros((clip_frames(model) or 1, edge, edge, 3), np.uint8)
         (n_layers, _, width) = self._layers(model, black[None]).shape
         told = {"fractions": list(self.fractions), "aggregation": self.aggregation}
         return About("video", model.id, n_layers, width, {**told, "clip_s": CLIP_S})
