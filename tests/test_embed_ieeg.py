@@ -266,6 +266,7 @@ def test_electrodes_probed_alone_score_as_if_they_were_recorded_alone(tmp_path):
     for name in ("model", "untrained", "band_power"):
         (own,) = (r for r in rows if (r["system"], r["electrode"]) == (name, "A"))
         assert own["test"] == alone[name]["mean"]
+    assert (tmp_path / "out" / "figures" / "electrodes.png").stat().st_size > 5000
     heard = [r for r in rows if r["system"] == "band_power"]
     assert [r["electrode"] for r in heard if r["chosen"]] == ["A"]
     assert best["scores"]["band_power"]["mean"] == alone["band_power"]["mean"] > 0.9

@@ -38,6 +38,7 @@ from neurofm.eval.label_counts import curves
 from neurofm.eval.pieces import Pieces, Recordings
 from neurofm.eval.rhythms import BAND_POWER, band_power_candidates, of_examples
 from neurofm.eval.scores import compare, of_each, probe_all, scored
+from neurofm.report import electrode_scores
 from neurofm.suites.entrants import BRAIN, Entrant, entrant
 
 _log = logging.getLogger(__name__)
@@ -156,6 +157,9 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     by_example.write(out / by_example.NAME, each)
     files.write_json(out / split_file.NAME, examples.split)
+    if names:
+        picture = out / "figures" / "electrodes.png"
+        electrode_scores.draw(found["electrodes"], found["metric"], picture)
     return {
         "split": settings.split,
         "split_sha256": examples.split["sha256"],
