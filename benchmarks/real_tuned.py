@@ -12,8 +12,7 @@ accuracy, or the area under the curve of every run. Rates, and what heads are gi
 the best of a few by validation: of fsdd with seed 0, and of the EEG of another task,
 auditoryoddball. (The first rates of sound were too low, which the tested fold of fsdd
 showed too; the first heads of EEG learnt nothing, as tested runs showed too.) A row
-for each is appended to DIR/tuned.jsonl; rows
-that are there are not made again.
+for each is appended to DIR/tuned.jsonl; rows that are there are not made again.
 """
 
 import argparse
