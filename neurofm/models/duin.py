@@ -162,17 +162,20 @@ class DuIN(Task):
         """Scores of the codes in float32, and the features of hidden patches.
 
         Of two views of the same tokens, with the `hidden` ones replaced and with all
-        others, each patch is taken from the view that hides it.
+        others, each patch is taken from the view that hides it. Both go through the
+        blocks side by side, so that gradients of a block are summed over devices once.
         """
         mask = params["mask"]["mask_token"].astype(tokens.dtype)
-        views = []
-        for i, away in enumerate((hidden, ~hidden)):
-            x = jnp.where(away[..., None], mask, tokens)
-            first = i * self.trunk.depth  # dropout of its own
-            views.append(
-                self.trunk.layers(params, x, visible, keys, self._dtype, first)[-1]
-            )
-        last = jnp.where(hidden[..., None], *views)
+        away = jnp.stack([hidden, ~hidden], axis=1)
+        views = jnp.where(away[..., None], mask, tokens[:, None])  # [B, 2, P, D]
+        if keys is not None:  # dropout of its own for each view
+            pair = jax.vmap(jax.random.split)(jax.random.wrap_key_data(keys))
+            keys = jax.random.key_data(pair).reshape(-1, keys.shape[1])
+        seen = jnp.repeat(visible, 2, axis=0)
+        flat = views.reshape(-1, *tokens.shape[1:])
+        last = self.trunk.layers(params, flat, seen, keys, self._dtype)[-1]
+        last = last.reshape(views.shape)
+        last = jnp.where(hidden[..., None], last[:, 0], last[:, 1])
         return apply(self._head, params["head"], last).astype(jnp.float32), last
 
     # ---- the trained model ----------------------------------------------------------

@@ -100,9 +100,10 @@ class UpConv(nn.Module):
 class LSTM(nn.Module):
     """Recurrent layers from a zero state, with a skip around all of them.
 
-    Time leads inside: the input products of all steps are one matmul, and the scan
-    reads and writes whole `[M, ...]` slabs. Gates lie in the order i, f, g, o; two
-    biases are kept, as the published optimizer moves both.
+    The input products of all steps are one matmul, whose rows M lead: devices share
+    them, and would have to gather what is flattened with time in front. In the scan
+    time leads, so that it reads and writes whole `[M, ...]` slabs. Gates lie in the
+    order i, f, g, o; two biases are kept, as the published optimizer moves both.
     """
 
     layers: int = 2
@@ -112,7 +113,7 @@ class LSTM(nn.Module):
     def __call__(self, x: Float[Array, "M T C"]) -> Float[Array, "M T C"]:
         width = x.shape[-1]
         init = uniform(width**-0.5)
-        y = jnp.moveaxis(x.astype(self.dtype), 1, 0)
+        y = x.astype(self.dtype)
         for i in range(self.layers):
             w_in, w_state = (
                 self.param(f"{name}_{i}", init, (width, 4 * width)).astype(self.dtype)
@@ -124,11 +125,11 @@ class LSTM(nn.Module):
             )
             driven = (y.reshape(-1, width) @ w_in).reshape(*y.shape[:2], 4 * width)
             driven = driven + (bias_in + bias_state).astype(self.dtype)
-            y = _recur(driven, w_state)
-        return x + jnp.moveaxis(y, 0, 1).astype(x.dtype)
+            y = jnp.moveaxis(_recur(jnp.moveaxis(driven, 1, 0), w_state), 0, 1)
+        return x + y.astype(x.dtype)
 
 
-def _recur(
+def _scanned(
     driven: Float[Array, "T M C4"], w_state: Float[Array, "C C4"]
 ) -> Float[Array, "T M C"]:
     """The recurrence; the cell is kept in float32."""
@@ -144,6 +145,27 @@ def _recur(
     shape = (driven.shape[1], w_state.shape[0])
     start = jnp.zeros(shape, driven.dtype), jnp.zeros(shape, jnp.float32)
     return jax.lax.scan(step, start, driven)[1]
+
+
+_recur = jax.custom_vjp(_scanned)
+
+
+def _recur_forward(driven, w_state):
+    hidden, back = jax.vjp(lambda x: _scanned(x, w_state), driven)
+    return hidden, (hidden, back)
+
+
+def _recur_backward(kept, given):
+    """The gradient of the drive is that of the gates, so that of the weights is one
+    matmul over all steps; taken in the scan, devices would sum it at every step.
+    """
+    hidden, back = kept
+    (driven,) = back(given)
+    before = jnp.pad(hidden[:-1], ((1, 0), (0, 0), (0, 0)))
+    return driven, jnp.einsum("tmc,tmd->cd", before, driven)
+
+
+_recur.defvjp(_recur_forward, _recur_backward)
 
 
 class Residual(nn.Module):

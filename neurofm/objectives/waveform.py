@@ -7,9 +7,13 @@ Axes: L samples of a window.
 Source: BrainOmni (arXiv 2505.18185), section 3, and its released code.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
+
+from neurofm.parallel.sharding import on_shards
 
 
 def standardized(x: Float[Array, "... L"]) -> Float[Array, "... L"]:
@@ -53,10 +57,15 @@ def errors(
 
 
 def spectrum(x: Float[Array, "... L"]) -> Complex[Array, "... F"]:
-    """Orthonormal FFT of the positive frequencies under a periodic Hamming window."""
+    """Orthonormal FFT of the positive frequencies under a periodic Hamming window.
+
+    The first axis is that of the batch.
+    """
     n = x.shape[-1]
     window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(n) / n)
-    return jnp.fft.rfft(x * window.astype(np.float32), norm="ortho")
+    rows = ("batch", *[None] * (x.ndim - 1))
+    transform = on_shards(partial(jnp.fft.rfft, norm="ortho"), rows)
+    return transform(x * window.astype(np.float32))
 
 
 def amplitude_error(

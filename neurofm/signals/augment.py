@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from neurofm.errors import NeuroFMError
+from neurofm.parallel.sharding import on_shards
 
 SIGNALS = ("audio/wave", "meeg/signal", "ieeg/signal")
 SHARES = ("flip", "time_share", "band_share", "drop_chans")
@@ -79,7 +80,8 @@ class Augment:
         made = {}
         for name in SIGNALS:
             if name in batch:
-                made[name] = jax.vmap(self._signal)(batch[name], keys)
+                rows = (("batch", None, None), ("batch", None))
+                made[name] = on_shards(jax.vmap(self._signal), *rows)(batch[name], keys)
         if self.drop_chans and (mask := batch.get("meeg/sensor_mask")) is not None:
             made["meeg/sensor_mask"] = jax.vmap(self._dropped)(mask, keys)
         if not made:

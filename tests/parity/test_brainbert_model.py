@@ -290,7 +290,8 @@ def test_the_read_out_is_the_released_one(path):
         "bias": jnp.asarray([0.0, *f["ft_bias"]]),
     }
     tuned = Finetune(task=task, center_tokens=10, regime="probe")
-    whole = {"params": {"task": {}, "head": head}, "frozen": {"task": variables}}
+    whole = {"params": {"task": {}, "head": head}, "buffers": {}}
+    whole |= {"frozen": {"task": variables}}
     read = quick.jit(lambda v, b: tuned.read(v, b, "prediction").values["prediction"])
     scores = read(whole, batch)[:, 0]
     full = ~f["pad_mask"].any(1)

@@ -232,7 +232,7 @@ def test_words_are_told_as_released(path):
     logits = quick.jit(
         lambda v: tuned.read(v, batch, "prediction").values["prediction"]
     )
-    whole = {"params": own, "frozen": frozen}
+    whole = {"params": own, "buffers": {}, "frozen": frozen}
     close(logits(whole)[:, 0], f["y_pred_sigmoid"])
     plain = replace(tuned, scores="plain")
     raw = plain.read(whole, batch, "prediction").values["prediction"][:, 0]
@@ -241,7 +241,7 @@ def test_words_are_told_as_released(path):
     def loss(head):
         params = {**own, "head": head}
         draws = tuned.draw(batch, jax.random.key(0), jnp.int32(0), False)
-        variables = {"params": params, "frozen": frozen}
+        variables = {"params": params, "buffers": {}, "frozen": frozen}
         terms, _ = tuned.loss(variables, batch, draws, jnp.int32(0), False)
         total, n = terms["classes"]
         return total / n
