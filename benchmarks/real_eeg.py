@@ -41,9 +41,6 @@ from neurofm.train import pretrain
 N_FOLDS = 3
 REJECT_V = 100e-6  # peak to peak, of band-passed epochs
 LAYER = "layer_02/tokens"  # the last block but one
-# Evoked responses are in the waveform, which it learns with sources told apart: chosen
-# on auditoryoddball, seed 100, and on none of the tasks that are scored by default.
-TOKENIZER = ("task.target=both", "task.source_keys=true", "task.start=spread")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def pretrained(
     )
     sizes = settings(task)
     window = sizes[0].replace("segment", "window")
-    first = (*common, *sizes, window, *TOKENIZER, *asked.overrides)
+    first = (*common, *sizes, window, *asked.overrides)
     exp = config.load("brainomni/quickstart_tokenizer", first)
     pretrain(exp, workdir / "tokenizer")
     second = (*common, *sizes, f"init.frozen.tokenizer={workdir / 'tokenizer'}")
