@@ -51,7 +51,8 @@ def span_mask(
     n = jnp.floor(share * valid / length + u).astype(int)
     last = jnp.where(valid - length > n, valid - length - 1, n)
     most = min(most_spans(share, length, place.size), place.size)
-    _, winners = jax.lax.top_k(jnp.where(place <= last, tickets, -1.0), most)
+    # Sorted and not `top_k`, for which XLA would gather a batch that devices share.
+    winners = jnp.argsort(-jnp.where(place <= last, tickets, -1.0))[:most]
     drawn = jnp.arange(most) < n
     distance = place[None, :] - winners[:, None]
     covered = (distance >= 0) & (distance < length) & drawn[:, None]
