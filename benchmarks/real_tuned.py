@@ -191,8 +191,8 @@ def eeg(asked: argparse.Namespace, name: str, seed: int) -> Case:
 
 def tuned(
     asked: argparse.Namespace, name: str, seed: int, start: str, regime: str, case: Case
-) -> list[float]:
-    """Scores of the units of a case."""
+) -> dict[str, Any]:
+    """`points` of the units of a case, and their `clusters`."""
     workdir = asked.out / "tuned" / f"{name}-{seed}-{start}-{regime}-{asked.epochs:g}"
     from_model = case.run
     if start == "untrained":
@@ -215,9 +215,15 @@ def tuned(
     found = labelled.find([dataset], spec, exp.data, "test")
     guess = predict(best, exp, [dataset], "test", len(found))
     truth = labelled.labels(found, spec)
-    if SYSTEMS[name] == "sound":
-        return (guess.argmax(1) == truth).astype(float).tolist()
-    return of_runs(name, dataset, found, guess, truth, case.units)
+    clusters = case.clusters
+    if SYSTEMS[name] == "eeg":
+        points = of_runs(name, dataset, found, guess, truth, case.units)
+    else:
+        points = (guess.argmax(1) == truth).astype(float).tolist()
+        if len(found) < len(clusters):  # a syllable shorter than a token is left out
+            names = dataset.items["item"].to_pylist()
+            clusters = [names[i] for i in found.item.tolist()]
+    return {"points": points, "clusters": clusters}
 
 
 def fresh(case: Case, folder: Path) -> Path:
@@ -271,13 +277,13 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "|---" * 6 + "|"
     for name in dict.fromkeys(row["set"] for row in rows):
         mine = [row for row in rows if row["set"] == name]
-        clusters = np.array(mine[0]["clusters"])
         points = {
             system: np.array([r["points"] for r in mine if r["system"] == system])
             for system in dict.fromkeys(row["system"] for row in mine)
         }
-        ones = np.ones(len(clusters))
         for system, of in points.items():
+            row = next(r for r in mine if r["system"] == system)
+            clusters, ones = np.array(row["clusters"]), np.ones(of.shape[1])
             cells = [of_interval(interval(of, ones, clusters)), ""]
             other = points.get(system.replace(*START))
             if other is not None and system.startswith(START[0]):
@@ -321,8 +327,7 @@ def main() -> None:
                     key["system"] = f"{start}, {regime}"
                     row = next((r for r in done if r.items() >= key.items()), None)
                     if row is None:
-                        points = tuned(asked, name, seed, start, regime, case)
-                        row = {**key, "clusters": case.clusters, "points": points}
+                        row = key | tuned(asked, name, seed, start, regime, case)
                         with journal.open("a") as file:
                             file.write(json.dumps(row) + "\n")
                     rows.append(row)
