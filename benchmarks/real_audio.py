@@ -18,8 +18,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import journal
 
 # The quickstart's network; windows of one second, which hold a digit or a syllable.
 SMALL = ("task.window_samples=8079", "data.crops_per_clip=1")
@@ -175,13 +178,7 @@ def line(name: str, rows: list[dict[str, Any]]) -> str:
 
 def measured(given: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows that are asked for, made where they are not there yet."""
-    given.out.mkdir(parents=True, exist_ok=True)
-    log = given.out / "rows.jsonl"
-    text = log.read_text() if log.is_file() else ""
-    made = {}
     names = ("set", "fold", "seed", "steps", "settings")
-    for row in map(json.loads, text.splitlines()):
-        made[json.dumps([row[name] for name in names])] = row
     rows = []
     for name in given.sets.split(","):
         values = SETS[name].values
@@ -189,12 +186,9 @@ def measured(given: argparse.Namespace) -> list[dict[str, Any]]:
         for value in asked.get(given.folds, given.folds.split(",")):
             for seed in map(int, given.seeds.split(",")):
                 about = [name, value, seed, given.steps, given.settings]
-                if (row := made.get(json.dumps(about))) is None:
-                    found = job(*about, given.data, given.out)
-                    row = {**dict(zip(names, about, strict=True)), **found}
-                    with log.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-                rows.append(row)
+                key = dict(zip(names, about, strict=True))
+                made = partial(job, *about, given.data, given.out)
+                rows.append(journal.row(given.out / "rows.jsonl", key, made))
     return rows
 
 

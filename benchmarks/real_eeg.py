@@ -18,9 +18,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import journal
 import numpy as np
 from scipy import signal as filters
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -82,14 +84,19 @@ def prepared(data: Path, out: Path, task: str) -> Dataset:
 
 
 def pretrained(
-    dataset: Dataset, workdir: Path, task: str, tested: list[str], asked: Any
+    dataset: Dataset,
+    workdir: Path,
+    task: str,
+    seed: int,
+    tested: list[str],
+    asked: Any,
 ) -> tuple[Path, Path]:
     """Workdirs of both stages, which saw no tested run."""
     held_out = f"data.hold_out={json.dumps([f'run={run}' for run in tested])}"
     common = (
         f"data.path={dataset.path}",
         held_out,
-        f"seed={asked.seed}",
+        f"seed={seed}",
         f"train.steps={asked.steps}",
         f"train.checkpoint_every={asked.steps}",
     )
@@ -155,8 +162,8 @@ def score(
     return out
 
 
-def rows_of(asked: Any, task: str, fold: int) -> dict[str, Any]:
-    """Scores of all systems on one fold of one task."""
+def scored(asked: Any, task: str, seed: int, fold: int) -> dict[str, Any]:
+    """`scores` of all systems on one fold of one task."""
     dataset = prepared(asked.data, asked.out, task)
     every = exampling.from_dataset(dataset, "trial_type", "run", "logo")
     cut, examples = pieces.cut(dataset, every, TASKS[task].around)
@@ -171,9 +178,9 @@ def rows_of(asked: Any, task: str, fold: int) -> dict[str, Any]:
         good = peak < REJECT_V
     train = np.flatnonzero(good & ~np.isin(run, tested))
     test = np.flatnonzero(good & np.isin(run, tested))
-    workdir = asked.out / "runs" / f"{task}-{asked.steps}-{asked.seed}-{fold}"
+    workdir = asked.out / "runs" / f"{task}-{asked.steps}-{seed}-{fold}"
     tokenizer, brainomni = (
-        load(path) for path in pretrained(dataset, workdir, task, tested, asked)
+        load(path) for path in pretrained(dataset, workdir, task, seed, tested, asked)
     )
     batch = entrants.first_batch(brainomni, cut, examples.row[train])
     networks = {
@@ -186,31 +193,19 @@ def rows_of(asked: Any, task: str, fold: int) -> dict[str, Any]:
         found = vectors(entrants.network(model), piece_pools, cut, examples)
         x = found[layer].astype(float)
         scores[name] = score(x, examples.target, train, test, run, auc)
-    return scores
+    return {"scores": scores}
 
 
 def measured(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows that are asked for, made where they are not there yet."""
-    asked.out.mkdir(parents=True, exist_ok=True)
-    journal = asked.out / "rows.jsonl"
-    done = (
-        [json.loads(x) for x in journal.read_text().splitlines()]
-        if (journal.exists())
-        else []
-    )
     wanted = []
     for task in asked.tasks.split(","):
         for seed in map(int, asked.seeds.split(",")):
             for fold in map(int, asked.folds.split(",")):
                 key = {"task": task, "seed": seed, "fold": fold, "steps": asked.steps}
                 key["overrides"] = asked.overrides
-                row = next((r for r in done if r.items() >= key.items()), None)
-                if row is None:
-                    asked.seed = seed
-                    row = {**key, "scores": rows_of(asked, task, fold)}
-                    with open(journal, "a") as out:
-                        out.write(json.dumps(row) + "\n")
-                wanted.append(row)
+                made = partial(scored, asked, task, seed, fold)
+                wanted.append(journal.row(asked.out / "rows.jsonl", key, made))
     return wanted
 
 

@@ -28,9 +28,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import journal
 import nibabel
 import numpy as np
 from scipy.cluster import hierarchy
@@ -359,6 +361,13 @@ def show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     print(f"{name:7s} gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
 
 
+def measured(asked: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """`points` of all systems on one set."""
+    asked.seed = seed
+    folder = asked.out / "runs" / f"{name}-{asked.steps}-{seed}"
+    return {"points": SETS[name](asked.data, folder, asked)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -368,23 +377,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    journal = asked.out / "rows.jsonl"
-    text = journal.read_text() if journal.exists() else ""
-    done = [json.loads(line) for line in text.splitlines()]
     for name in asked.sets.split(","):
         wanted = []
         for seed in map(int, asked.seeds.split(",")):
             key = {"set": name, "seed": seed, "steps": asked.steps}
             key["overrides"] = asked.overrides
-            row = next((r for r in done if r.items() >= key.items()), None)
-            if row is None:
-                asked.seed = seed
-                folder = asked.out / "runs" / f"{name}-{asked.steps}-{seed}"
-                row = {**key, "points": SETS[name](asked.data, folder, asked)}
-                with open(journal, "a") as out:
-                    out.write(json.dumps(row) + "\n")
-            wanted.append(row)
+            made = partial(measured, asked, name, seed)
+            wanted.append(journal.row(asked.out / "rows.jsonl", key, made))
         show(name, wanted)
 
 

@@ -19,13 +19,13 @@ A row for each is appended to DIR/rows.jsonl; rows that are there are not made a
 """
 
 import argparse
-import json
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import journal
 import numpy as np
 from sklearn.cluster import KMeans
 
@@ -41,7 +41,6 @@ from neurofm.train import pretrain
 
 FILE, SFREQ = "sample_seeg.edf", 1000
 TRAIN_S, TEST_S = 15, 5
-WINDOW = {"brainbert": 2400, "log_power": 2500, "waveform": 2500}  # samples
 REFERENCE = {
     "brainbert": "laplacian",
     "log_power": "bipolar",
@@ -50,11 +49,11 @@ REFERENCE = {
 LEARN_EVERY = 130  # samples between windows that k-means learns from
 BRAINBERT = (
     f"task.sfreq={SFREQ}.0",
-    f"task.window_samples={WINDOW['brainbert']}",
+    "task.window_samples=2400",
     *("task.frame_samples=200", "task.hop_samples=25", "task.edge_frames=4"),
     *("task.dropout=0.0", "train.batch_size=32"),
 )
-DUIN = (f"task.trunk.segment_samples={WINDOW['log_power']}", "train.batch_size=8")
+DUIN = ("task.trunk.segment_samples=2500", "train.batch_size=8")
 Scores = dict[str, dict[str, float]]
 
 
@@ -133,7 +132,8 @@ def rebuilt(model: Model, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def kept(model: Model, whole: Dataset, seed: int) -> Scores:
     """R² of each system, and of the model less each other one."""
-    n = WINDOW["log_power"]
+    task: Any = model.task
+    n = task.trunk.segment_samples
 
     def batch_of(x: np.ndarray) -> dict[str, np.ndarray]:
         return {
@@ -148,7 +148,7 @@ def kept(model: Model, whole: Dataset, seed: int) -> Scores:
     learnt = batch_of(windows(whole, 0, TRAIN_S, n, LEARN_EVERY))
     tested = batch_of(windows(whole, TRAIN_S, TRAIN_S + TEST_S, n, n))
     target, told, counted = rebuilt(model, tested)
-    codes = KMeans(model.task.n_codes, n_init=1, random_state=seed)  # pyright: ignore[reportAttributeAccessIssue]
+    codes = KMeans(task.n_codes, n_init=1, random_state=seed)
     before, _, there = rebuilt(model, learnt)
     codes.fit(before[there].reshape(there.sum(), -1))
     truth = target[counted]  # [M, C, R]
@@ -180,8 +180,8 @@ def compared(
     return {k: vars(interval(x, weights, contact)) for k, x in asked.items()}
 
 
-def measured(asked: argparse.Namespace, system: str, seed: int) -> Scores:
-    """Train one network, or go on, and score it."""
+def measured(asked: argparse.Namespace, system: str, seed: int) -> dict[str, Scores]:
+    """`scores` of one network, which is trained, or goes on."""
     whole, first = prepared(asked.data, asked.out, REFERENCE[system])
     given = (
         f"data.path={first.path}",
@@ -199,29 +199,22 @@ def measured(asked: argparse.Namespace, system: str, seed: int) -> Scores:
     if outcome.status != "done":
         raise SystemExit(outcome.sentence)
     score = filled if system == "brainbert" else kept
-    return score(load(workdir), whole, seed)
+    return {"scores": score(load(workdir), whole, seed)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--systems", default="brainbert,log_power,waveform")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=300)
-    asked = parser.parse_args(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    journal = asked.out / "rows.jsonl"
-    text = journal.read_text() if journal.is_file() else ""
-    done = [json.loads(line) for line in text.splitlines()]
+    asked = parser.parse_args()
     for system in asked.systems.split(","):
         for seed in map(int, asked.seeds.split(",")):
             key = {"system": system, "seed": seed, "steps": asked.steps}
-            row = next((r for r in done if r.items() >= key.items()), None)
-            if row is None:
-                row = {**key, "scores": measured(asked, system, seed)}
-                with journal.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            made = partial(measured, asked, system, seed)
+            row = journal.row(asked.out / "rows.jsonl", key, made)
             for name, one in row["scores"].items():
                 span = f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
                 print(f"{system:10s} seed {seed}  {name:22s} {span}")

@@ -11,18 +11,19 @@ pretrained on (another speaker, fold, songs or run), and the tested fold is told
 accuracy, or the area under the curve of every run. Rates, and what heads are given, are
 the best of a few by validation: of fsdd with seed 0, and of the EEG of another task,
 auditoryoddball. (The first rates of sound were too low, which the tested fold of fsdd
-showed too; the first heads of EEG learnt nothing, as tested runs showed too.) A row
+showed too; the first heads of EEG learnt little, as tested runs showed too.) A row
 for each is appended to DIR/tuned.jsonl; rows that are there are not made again.
 """
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import journal
 import numpy as np
 import real_audio
 import real_eeg
@@ -306,10 +307,6 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=float, default=20.0)
     asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    journal = asked.out / "tuned.jsonl"
-    text = journal.read_text() if journal.is_file() else ""
-    done = [json.loads(line) for line in text.splitlines()]
     rows = []
     for name in asked.sets.split(","):
         for seed in map(int, asked.seeds.split(",")):
@@ -325,12 +322,8 @@ def main() -> None:
                 for start in START:
                     key = {"set": name, "seed": seed, "epochs": asked.epochs}
                     key["system"] = f"{start}, {regime}"
-                    row = next((r for r in done if r.items() >= key.items()), None)
-                    if row is None:
-                        row = key | tuned(asked, name, seed, start, regime, case)
-                        with journal.open("a") as file:
-                            file.write(json.dumps(row) + "\n")
-                    rows.append(row)
+                    made = partial(tuned, asked, name, seed, start, regime, case)
+                    rows.append(journal.row(asked.out / "tuned.jsonl", key, made))
     print("\n".join(table(rows)))
 
 

@@ -100,10 +100,11 @@ def test_the_commands_of_the_recipes_are_commands():
     found = list(commands(ROOT / "docs/finetune.md"))
     told = {words[0] for words in found}
     assert {"prepare", "finetune", "evaluate", "embed", "export"} <= told
+    root = click.Context(cli, **cli.context_settings)  # a command keeps its help option
     for name, *words in found:
-        command = cli.get_command(click.Context(cli), name)
+        command = cli.get_command(root, name)
         assert command is not None, name
-        context = command.make_context(name, list(words), resilient_parsing=False)
+        context = command.make_context(name, list(words), parent=root)
         if name == "finetune":
             overrides = tuple(context.params["overrides"])
             exp = config.load(str(context.params["config"]), overrides)

@@ -3,8 +3,6 @@
 Source: BrainBERT (arXiv 2302.14367, section 4), whose scores are means over ten
 electrodes. A linear model of the raw trace chose them there; here every system chooses
 its own, by how the probe that is scored does on validation rows.
-
-Axis letters: S seeds, E electrodes, C channels, T tokens, D width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from neurofm.errors import NeuroFMError
 from neurofm.eval import probe
 from neurofm.eval.examples import Examples
 from neurofm.eval.features import Candidates, Pool
@@ -67,15 +64,7 @@ def probe_best(
       Outcomes as of `probe_all`, whose choice is that of the best electrode; and a row
       an electrode, system, seed and fold: its scores on validation and on test rows,
       and whether it is one of the best.
-
-    Raises:
-      NeuroFMError: there are fewer electrodes than `best`.
     """
-    if best > len(names):
-        raise NeuroFMError(
-            f"--best-electrodes is {best}, but the recordings have {len(names)}: "
-            "give so many or fewer"
-        )
     apart = [
         probe_all(
             {k: [_own(x, name) for x in seeds] for k, seeds in systems.items()},

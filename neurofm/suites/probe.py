@@ -136,28 +136,17 @@ def evaluate(
             "leave it out"
         )
     live = all(e.untrained is not None for e in entrants)
-    names: tuple[str, ...] = ()
     if electrodes.apart(entrants[0].contract):
         electrodes.check_alike(dataset, examples.row.tolist())
-        if settings.best_electrodes is not None:
-            names = electrodes.names_of(dataset, int(examples.row[0]))
-    elif settings.best_electrodes is not None:
-        raise NeuroFMError(
-            "--best-electrodes is of models that read one electrode at a time, as "
-            "BrainBERT does: leave it out"
-        )
-    if names and settings.label_counts:
-        raise NeuroFMError(
-            "--label-counts scores all electrodes together: leave it out, or "
-            "--best-electrodes"
-        )
+    if settings.best_electrodes is not None:
+        _refuse_electrodes(settings, entrants[0].contract, dataset, examples)
     if brain and examples.span is not None and live:
         dataset, examples = pieces.cut(dataset, examples, around)
-    found, each = score_probe(entrants, dataset, examples, {}, settings, names)
+    found, each = score_probe(entrants, dataset, examples, {}, settings)
     out.mkdir(parents=True, exist_ok=True)
     by_example.write(out / by_example.NAME, each)
     files.write_json(out / split_file.NAME, examples.split)
-    if names:
+    if "electrodes" in found:
         picture = out / "figures" / "electrodes.png"
         electrode_scores.draw(found["electrodes"], found["metric"], picture)
     return {
@@ -175,7 +164,6 @@ def score_probe(
     examples: Examples,
     more: Mapping[str, Embed] | None = None,
     settings: Settings | None = None,
-    names: Sequence[str] = (),
 ) -> tuple[dict[str, Any], pa.Table]:
     """Scores of the probe suite, see `neurofm.evaluate`, and those of every example.
 
@@ -184,10 +172,12 @@ def score_probe(
       dataset: what is read.
       examples: what is scored.
       more: name -> further networks to score beside, such as `supervised`.
-      settings: its fields `probe`, `label_counts`, `draws` and `best_electrodes`.
-      names: of electrodes that are probed alone; `electrodes` of the result then has
-        the rows of `by_electrode.probe_best`.
+      settings: its fields `probe`, `label_counts`, `draws` and `best_electrodes`; with
+        the last, `electrodes` of the scores has the rows of `by_electrode.probe_best`.
     """
+    settings, names = settings or Settings(), ()
+    if best := settings.best_electrodes:
+        names = electrodes.names_of(dataset, int(examples.row[0]))
     fresh = [e.untrained for e in entrants if e.untrained is not None]
     networks = {"model": [e.embed for e in entrants], "untrained": fresh}
     networks |= {name: [embed] for name, embed in (more or {}).items()}
@@ -202,11 +192,10 @@ def score_probe(
             systems.setdefault(name, []).append(made)
     baselines = _baselines(dataset, examples, names)
     _log.info("probing %d examples in %d folds", len(examples.row), len(examples.folds))
-    settings, fit = settings or Settings(), probe.fit
+    fit = probe.fit
     if settings.probe != "best":
         fit = partial(nested.fit, settings.probe)
-    if names:
-        best = settings.best_electrodes or len(names)
+    if best:
         probed, rows = by_electrode.probe_best(
             systems, baselines, examples, names, best, fit
         )
@@ -222,6 +211,28 @@ def score_probe(
         result["scores"]["model"] |= {"transductive": True, "n_transductive": n_seen}
         _log.warning("transductive: pretraining saw %d of the test items", n_seen)
     return result, of_each(probed, examples)
+
+
+def _refuse_electrodes(
+    settings: Settings, contract: InputContract, dataset: Dataset, examples: Examples
+) -> None:
+    """Raises a NeuroFMError where single electrodes cannot be probed as asked."""
+    if not electrodes.apart(contract):
+        raise NeuroFMError(
+            "--best-electrodes is of models that read one electrode at a time, as "
+            "BrainBERT does: leave it out"
+        )
+    if settings.label_counts:
+        raise NeuroFMError(
+            "--label-counts scores all electrodes together: leave it out, or "
+            "--best-electrodes"
+        )
+    n = len(electrodes.names_of(dataset, int(examples.row[0])))
+    if (best := settings.best_electrodes or 0) > n:
+        raise NeuroFMError(
+            f"--best-electrodes is {best}, but the recordings have {n}: give so many "
+            "or fewer"
+        )
 
 
 def _pools(dataset: Recordings) -> Callable[[str], Mapping[str, Pool]]:

@@ -45,8 +45,8 @@ class Video:
 
     def about(self) -> About:
         model = opened(self.path, _INPUTS)
-        sizes = vars(model.network.config)
-        edge = sizes.get("image_size") or sizes.get("crop_size") or 64
+        sizes = vars(model.network.config)  # a number, or height and width
+        edge = int(np.max(sizes.get("image_size") or sizes.get("crop_size") or 64))
         black = np.zeros((clip_frames(model) or 1, edge, edge, 3), np.uint8)
         (n_layers, _, width) = self._layers(model, black[None]).shape
         told = {"fractions": list(self.fractions), "aggregation": self.aggregation}
